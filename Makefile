@@ -1,0 +1,115 @@
+# The commands of the project. "make" alone lists them.
+#
+# Everything runs in .venv, which is made on first use from any Python >= 3.11:
+#   make book PYTHON=python3.12                     another interpreter
+#   make book TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                                                   PyTorch without CUDA (0.2 GB instead of 2.8 GB)
+#   make book PROFILE=smoke                         smaller experiments, see README.md
+
+PYTHON ?= python3
+PROFILE ?= digits
+METHODS ?= table1
+TORCH_INDEX ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# Not "yes": .venv is absent, its Python is gone, or the folder was moved since (.ready holds its path).
+WORKS := $(shell $(RUN) -c "import os; was = os.path.exists('$(READY)') and open('$(READY)').read(); \
+  print('yes' if not was or was.strip() == os.getcwd() else 'moved')" 2>/dev/null)
+NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' | sort)
+
+# glibc hands large buffers back to the system after every operation and faults them in again
+# for the next one; keeping them makes a training step on a CPU about 1.2 times faster. 32 MiB is
+# the most that every glibc accepts. Other C libraries ignore the two variables.
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+export MALLOC_TRIM_THRESHOLD_ ?= 134217728
+
+.DEFAULT_GOAL := help
+.PHONY: help env book test lab notebooks results html clean
+ifneq ($(WORKS),yes)
+.PHONY: $(READY)
+endif
+
+help:
+	@echo "make book       train and measure the models of Table 1 here, then build the book from them"
+	@echo "make test       unit tests, then every notebook against its stored output"
+	@echo "make lab        open JupyterLab"
+	@echo "make html       build the book from the committed notebooks, nothing is computed"
+	@echo "make notebooks  execute the committed notebooks again, in place"
+	@echo "make results    measure with three seeds again, into data/results/$(PROFILE)"
+	@echo "make env        only make or update the virtual environment .venv"
+	@echo "make clean      remove _build and caches (keeps .venv and the trained models in runs/)"
+	@echo
+	@echo "Variables: PROFILE=$(PROFILE)  METHODS=$(METHODS)  PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX)"
+
+book: $(READY)
+	@echo "== 1/3  Models and measurements: $(METHODS), profile $(PROFILE) (finished ones are kept)"
+	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds 0
+	@echo "== 2/3  Notebooks"
+	$(RUN) nbs/run.py --all --out _build/live/nbs -p profile $(PROFILE) -p source live
+	@echo "== 3/3  Pages"
+	$(RUN) nbs/stage.py _build/live
+	$(VENV)/bin/jupyter-book build _build/live --path-output . --all
+	@test -f _build/html/index.html
+	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+test: $(READY)
+	$(RUN) -m pytest
+	$(RUN) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg nbs
+
+lab: $(READY)
+	$(RUN) -m jupyterlab
+
+html: $(READY)
+	$(VENV)/bin/jupyter-book build . --all
+	@test -f _build/html/index.html
+	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+# The .py text is the source; its notebook is brought up to date, executed aside, then replaced.
+notebooks: $(READY)
+	@mkdir -p _build/executed
+	@set -e; for notebook in $(NOTEBOOKS); do \
+	  echo "== $$notebook"; \
+	  text="$${notebook%.ipynb}.py"; \
+	  if [ -e "$$text" ]; then $(RUN) -m jupytext --quiet --update --to ipynb "$$text"; fi; \
+	  $(RUN) -m nbconvert --log-level WARN --to notebook --execute \
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 \
+	    --output-dir _build/executed "$$notebook"; \
+	  mv "_build/executed/$$(basename "$$notebook")" "$$notebook"; \
+	done
+
+results: $(READY)
+	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds 0 1 2 --commit
+
+env: $(READY)
+
+# Steps, in an order that survives a kill at any point:
+#   .unfinished lies in .venv from the first package to the last; whoever finds it starts afresh.
+#   .ready is written last, so it is newer than the three files it depends on.
+# A .venv with neither was made by hand: it is kept, and the packages are installed into it.
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@if [ -e $(VENV)/.unfinished ] || { [ -e $(VENV) ] && [ "$(WORKS)" != yes ]; }; then \
+	  echo "== Removing an unfinished or broken $(VENV)"; \
+	  rm -rf _build/removed; mkdir -p _build; mv $(VENV) _build/removed; rm -rf _build/removed; fi
+	@if [ ! -e $(VENV) ]; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed; $(PYTHON) says: $$($(PYTHON) --version 2>&1)" >&2; \
+	    echo "Name another one, for example: make env PYTHON=python3.12" >&2; exit 1; }; \
+	  echo "== Making the virtual environment $(VENV) with $$($(PYTHON) --version)"; \
+	  mkdir $(VENV); touch $(VENV)/.unfinished; $(PYTHON) -m venv $(VENV); fi
+	@touch $(VENV)/.unfinished
+	@rm -f $@
+	@echo "== Installing the pinned packages (once; PyTorch makes it a few minutes)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(RUN) -c "import matplotlib.pyplot"  # builds the font cache, whose message no notebook should show
+	@$(RUN) -c "import os; print(os.getcwd())" > $(VENV)/.unfinished
+	@mv $(VENV)/.unfinished $@
+	@echo "== $(VENV) is ready"
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .jupyter_cache
+	find flatlib nbs tests -name __pycache__ -prune -exec rm -rf {} +
+	find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +

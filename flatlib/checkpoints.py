@@ -1,0 +1,74 @@
+"""Files that survive a kill: written beside their place and moved in whole; read without running code."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+
+class Damaged(ValueError):
+    """A file that is there but cannot be what was written."""
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write ``content`` to ``path`` atomically: readers see the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save(path: Path, tensors: dict[str, Tensor], about: dict | None = None) -> None:
+    """Tensors and a JSON-able ``about`` as one safetensors file."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write(path, to_bytes(plain, metadata={"about": json.dumps(about or {})}))
+
+
+def load(path: Path, device="cpu") -> tuple[dict[str, Tensor], dict]:
+    """The tensors and ``about`` of a file written by ``save``; a damaged file is named, never skipped."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {k: file.get_tensor(k).to(device) for k in file.keys()}
+            about = json.loads((file.metadata() or {})["about"])
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise Damaged(
+            f"{path} is damaged or was not written by flatlib ({error}). Nothing was overwritten: move it away "
+            f"(or delete its run folder) to compute it anew."
+        ) from error
+    return tensors, about
+
+
+def flatten_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as tensors by name, "<parameter number>.<entry>"."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{i}.{k}": torch.as_tensor(v)
+        for i, entry in state.items()
+        for k, v in entry.items()
+        if v is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """Undo ``flatten_optimiser``."""
+    state: dict[int, dict] = {}
+    for name, value in flat.items():
+        number, entry = name.split(".", 1)
+        state.setdefault(int(number), {})[entry] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -1,0 +1,78 @@
+"""What is refused before any work begins, with the parameter, its value and what would do."""
+
+import torch
+from torch import Tensor, nn
+
+
+def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:
+    """``g``, or a new generator with seed 0; it must live where the images do."""
+    if g is None:
+        return torch.Generator(x.device).manual_seed(0)
+    if g.device.type != x.device.type:
+        raise ValueError(
+            f"generator on {g.device}, images on {x.device}: make it torch.Generator('{x.device}')"
+        )
+    return g
+
+
+def number(name: str, value: int, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: a whole number, at least {least}")
+    return value
+
+
+def choice(name: str, value, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {sorted(choices)}")
+
+
+@torch.no_grad()
+def examples(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Images (N, C, H, W) float in [0, 1], labels (N,) integer in range, logits (N, K) on the same device."""
+    if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
+        raise ValueError(
+            f"x: images (N, C, H, W) of a float type wanted, got {tuple(x.shape)} {x.dtype}"
+        )
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise ValueError(
+            f"x: pixels must lie in [0, 1], found {x.min():.4g} to {x.max():.4g} (NaN counts as outside)"
+        )
+    if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(
+            f"y: integer labels of shape ({len(x)},) wanted, got {tuple(y.shape)} {y.dtype}"
+        )
+    z = model(x[:2]) if not model.training else _in_eval(model, x[:2])
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x[:2]) or z.shape[1] < 2:
+        shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(
+            f"model: logits of shape (N, K) with K >= 2 wanted, got {shape} for N = {len(x[:2])}"
+        )
+    if int(y.min()) < 0 or int(y.max()) >= z.shape[1]:
+        raise ValueError(
+            f"y: labels must lie in 0..{z.shape[1] - 1}, found {int(y.min())} to {int(y.max())}"
+        )
+
+
+def _in_eval(model: nn.Module, x: Tensor) -> Tensor:
+    from .weights import mode
+
+    with mode(model, training=False):
+        return model(x)
+
+
+def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
+    """The contract of an attack, never taken on trust: same shape, finite, in [0, 1], within eps of x."""
+    name = type(attack).__name__
+    if x_adv.shape != x.shape or not bool(torch.isfinite(x_adv).all()):
+        raise ValueError(
+            f"{name} returned {tuple(x_adv.shape)} for {tuple(x.shape)}, or values that are not finite"
+        )
+    if float(x_adv.min()) < -1e-6 or float(x_adv.max()) > 1 + 1e-6:
+        raise ValueError(f"{name} left [0, 1]: {x_adv.min():.4g} to {x_adv.max():.4g}")
+    eps = getattr(attack, "eps", None)
+    if eps is None:
+        return
+    order = 2 if getattr(attack, "norm", "linf") == "l2" else float("inf")
+    size = torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1).max()
+    if float(size) > eps * (1 + 1e-4) + 1e-6:
+        raise ValueError(f"{name} moved an image by {float(size):.5g}, more than eps = {eps:.5g}")

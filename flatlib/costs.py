@@ -1,0 +1,83 @@
+"""What a batch of runs will cost, before it starts: gradient steps counted, one of them timed."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from . import profiles
+from .attacks import PGD, PerTask
+from .kernels import freeze
+from .profiles import Profile
+
+# One step of an attack costs a forward and an input-backward pass; a training step about twice that.
+TRAIN_STEP = 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of work in all, the number of runs, and over how many workers they are spread."""
+
+    seconds: float
+    runs: int
+    workers: int
+
+    def describe(self) -> str:
+        wall = self.seconds / self.workers
+        text = f"{wall / 3600:.1f} hours" if wall > 5400 else f"{max(1, round(wall / 60))} minutes"
+        return f"{self.runs} runs to train and measure: about {text} with {self.workers} worker(s)"
+
+
+def estimate(todo: list, wanted, workers: int) -> Estimate:
+    """The cost of training and measuring ``todo``, from one timed attack step per device and profile."""
+    speed = {}
+    total = 0.0
+    for run in todo:
+        place = (run.profile.name, run.device)
+        speed[place] = speed.get(place) or seconds_per_image(run.profile, run.device)
+        work = sum(measuring(run.profile, name, which) for name, which, _ in wanted)
+        total += speed[place] * (work + (0 if run.done else training(run.method, run.profile)))
+    return Estimate(total, len(todo), workers)
+
+
+def training(method, profile: Profile) -> float:
+    """Attack steps, counted per image, of training a method; test curves included."""
+    attack = method.attack.attack if isinstance(method.attack, PerTask) else method.attack
+    steps = attack.steps + 1 if isinstance(attack, PGD) else 0
+    epochs = method.epochs * profile.epochs
+    return epochs * (
+        profile.train * (steps + TRAIN_STEP) + 8 * profile.log_images / profile.log_every
+    )
+
+
+def measuring(profile: Profile, name: str, which: str) -> float:
+    """Attack steps, counted per image, of one measure by the profile's protocol."""
+    p, pgd = profile.protocol, profile.protocol.steps + 1
+    snapshots = (
+        profile.epochs / profile.snapshot_every * 40 * profile.early if which != "last" else 0
+    )
+    counts = {
+        "robustness": p.restarts * pgd * profile.test + snapshots,
+        "autoattack": p.autoattack.steps_per_image * profile.test,
+        "average": p.draws * pgd * profile.test,
+        "worst": len(p.worst_xi) * p.worst_restarts * TRAIN_STEP * p.steps * profile.test,
+    }
+    return counts[name]
+
+
+def seconds_per_image(profile: Profile, device: str, repeat: int = 3) -> float:
+    """The time of one attack step per image on this machine: an untrained network on random images."""
+    from .methods import AT
+    from .runs import load
+
+    data = load(profile, device)
+    g = torch.Generator(device).manual_seed(0)
+    model = profiles.network(AT, profile, data, None).to(device).eval()
+    profiles.initialise(model, g)
+    x, y = data.train.first(min(64, len(data.train)))
+    f, times = freeze(model), []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        PGD(steps=2)(f, x, y, g).sum().item()
+        times.append(time.perf_counter() - started)
+    return min(times) / (3 * len(x))

@@ -1,0 +1,232 @@
+"""Data sets as tensors, the splits, and the batches of an epoch.
+
+A data set is loaded once, split by a fixed rule and kept in memory: images (N, C, H, W) float in [0, 1], labels
+(N,) long. No worker processes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import augment
+from .losses import ROTATIONS
+from .paths import DATASETS
+
+
+class Split(NamedTuple):
+    """Images and their labels."""
+
+    x: Tensor  # (N, C, H, W) float32 in [0, 1]
+    y: Tensor  # (N,) int64 classes
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def first(self, n: int) -> "Split":
+        return Split(self.x[:n], self.y[:n])
+
+    def to(self, device) -> "Split":
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Disjoint parts: what is trained on, what measures are taken on, what picks the early-stopped epoch.
+
+    ``pool`` holds further images whose true labels no method sees; ``mean`` and ``std`` are per channel over
+    the training part.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    early: Split
+    pool: Split
+    classes: int = 10
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return tuple(self.train.x.mean(dim=(0, 2, 3)).tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return tuple(self.train.x.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist())
+
+    def to(self, device) -> "Dataset":
+        parts = {
+            part: getattr(self, part).to(device) for part in ("train", "test", "early", "pool")
+        }
+        return replace(self, **parts)
+
+
+def load(name: str, train: int, test: int, early: int) -> Dataset:
+    """A data set with its documented split; the three sizes count images.
+
+    "digits": scikit-learn's 1797 real 8x8 images in the fixed order of ``numpy.random.RandomState(0)``; train,
+    test and early-stopping parts are cut from its front in this order, the rest is the pool.
+    "cifar10": the training images in order; test = the first ``test`` test images, early = the last ``early``
+    of them (Stutz et al. 2021, App. F). Training images beyond ``train`` are the pool.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"dataset={name!r}: choose one of {sorted(LOADERS)}")
+    for parameter, value in {"train": train, "test": test, "early": early}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{parameter}={value!r}: a number of images, at least 1")
+    return LOADERS[name](train, test, early)
+
+
+def _digits(train: int, test: int, early: int) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(images))
+    x = torch.tensor(images[order] / 16, dtype=torch.float32).view(-1, 1, 8, 8)
+    y = torch.tensor(labels[order])
+    _fits("digits", len(x), train + test + early)
+    cuts = torch.tensor([train, test, early, len(x) - train - test - early]).cumsum(0)
+    parts = [Split(x[a:b], y[a:b]) for a, b in zip([0, *cuts[:-1]], cuts)]
+    return Dataset("digits", *parts)
+
+
+def _cifar10(train: int, test: int, early: int) -> Dataset:
+    learn, held_out = _cifar10_images(DATASETS)
+    _fits("cifar10 train", len(learn), train)
+    _fits("cifar10 test", len(held_out), test + early)
+    last = Split(held_out.x[-early:], held_out.y[-early:])
+    pool = Split(learn.x[train:], learn.y[train:])
+    return Dataset("cifar10", learn.first(train), held_out.first(test), last, pool)
+
+
+def _fits(what: str, available: int, wanted: int) -> None:
+    if wanted > available:
+        raise ValueError(f"{what}: {wanted} images asked for, {available} there are")
+
+
+def _cifar10_images(folder: Path) -> tuple[Split, Split]:
+    """CIFAR-10 from ``folder``: torchvision's files, or an image folder, whichever is there."""
+    from .vision import datasets
+
+    if (folder / "cifar-10-batches-py").is_dir():
+        sets = [datasets.CIFAR10(folder, train=part) for part in (True, False)]
+        return tuple(_split(s.data.transpose(0, 3, 1, 2), s.targets) for s in sets)
+    for root in (folder / "cifar10", folder):
+        if (root / "train").is_dir() and (root / "test").is_dir():
+            return _image_folder(root / "train"), _image_folder(root / "test")
+    raise FileNotFoundError(
+        f"no CIFAR-10 in {folder}. Put torchvision's folder cifar-10-batches-py there, or images as "
+        f"cifar10/train/<class>/* and cifar10/test/<class>/*, or download it with\n"
+        f"  python -m flatlib.data cifar10\n"
+        f"The environment variable FLATLIB_DATASETS names another folder."
+    )
+
+
+def _image_folder(folder: Path) -> Split:
+    """Images below ``folder``/<class>/, the classes taking turns, so that every prefix is balanced.
+
+    An image folder has lost the original order: "the first 1000" are then 100 of each class.
+    """
+    from PIL import Image
+
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    files = [
+        (i, label, file)
+        for label, c in enumerate(classes)
+        for i, file in enumerate(sorted(c.iterdir()))
+    ]
+    files.sort(key=lambda item: item[:2])
+    pixels = []
+    for _, _, file in files:
+        try:
+            pixels.append(np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1))
+        except OSError as error:
+            raise ValueError(f"{file} is not a readable image: {error}") from error
+    return _split(np.stack(pixels), [label for _, label, _ in files])
+
+
+def _split(pixels: np.ndarray, labels) -> Split:
+    """uint8 pixels (N, C, H, W) and class numbers -> a split."""
+    return Split(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255, torch.tensor(labels))
+
+
+LOADERS = {"digits": _digits, "cifar10": _cifar10}
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an epoch is cut into batches (the ``data`` slot of a method).
+
+    ``augment`` names augmentations, applied in order before the attack. ``unlabelled`` is the share of each
+    batch drawn from the pseudo-labelled pool, ``rotated`` the share of training images turned by a random
+    multiple of 90 degrees for self-supervision; both shares are drawn with replacement, and a mixed epoch has
+    as many batches as a plain one.
+    """
+
+    size: int = 128
+    augment: tuple[str, ...] = ("crop", "flip")
+    unlabelled: float = 0.0
+    rotated: float = 0.0
+
+    def __post_init__(self):
+        unknown = [name for name in self.augment if name not in augment.AUGMENTATIONS]
+        if unknown:
+            raise ValueError(f"augment={unknown}: choose from {sorted(augment.AUGMENTATIONS)}")
+
+    def epoch(self, data: Dataset, random: Mapping[str, torch.Generator]) -> Iterator[Split]:
+        """One epoch of augmented batches; ``random`` gives the streams "order", "augment" and "auxiliary"."""
+        extra = int(self.size * (self.unlabelled + self.rotated))
+        permutation = torch.randperm(
+            len(data.train), generator=random["order"], device=data.train.x.device
+        )
+        plain = permutation.split(self.size - extra)
+        for chosen in plain[: -(-len(data.train) // self.size)]:
+            x, y = data.train.x[chosen], data.train.y[chosen]
+            if self.unlabelled and len(data.pool):
+                x, y = _joined((x, y), _drawn(data.pool, extra, random["auxiliary"]))
+            x = self.augmented(x, random["augment"])
+            if self.rotated:
+                turned = _drawn(data.train, extra, random["auxiliary"]).x
+                turned = self.augmented(turned, random["augment"])
+                x, y = _joined((x, y), rotations(turned, data.classes, random["auxiliary"]))
+            yield Split(x, y)
+
+    def augmented(self, x: Tensor, g: torch.Generator) -> Tensor:
+        for name in self.augment:
+            x = augment.AUGMENTATIONS[name](x, g)
+        return x
+
+
+def rotations(x: Tensor, classes: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each image turned by its own random r quarters, and the labels classes + r (N,)."""
+    r = torch.randint(ROTATIONS, (len(x),), generator=g, device=x.device)
+    turned = torch.stack([torch.rot90(x, quarter, (2, 3)) for quarter in range(ROTATIONS)])
+    return turned[r, torch.arange(len(x), device=x.device)], classes + r
+
+
+def _drawn(split: Split, n: int, g: torch.Generator) -> Split:
+    chosen = torch.randint(len(split), (n,), generator=g, device=split.x.device)
+    return Split(split.x[chosen], split.y[chosen])
+
+
+def _joined(a, b) -> tuple[Tensor, Tensor]:
+    return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``python -m flatlib.data cifar10``: download CIFAR-10 with torchvision into the data-set folder."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Download a data set.")
+    parser.add_argument("name", choices=["cifar10"])
+    parser.parse_args(arguments)
+    from .vision import datasets
+
+    datasets.CIFAR10(DATASETS, train=True, download=True)
+
+
+if __name__ == "__main__":
+    main()

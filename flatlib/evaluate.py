@@ -1,0 +1,127 @@
+"""Err, RErr, Loss and RLoss of a model, from one number per example."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .attacks import PGD
+from .kernels import freeze
+from .losses import cross_entropy
+from .weights import mode
+
+
+@dataclass(frozen=True)
+class Report:
+    """Clean and robust loss (nats) and error (fractions), per example and on average.
+
+    RLoss takes per example the highest loss over restarts, RErr counts an example that is misclassified clean
+    or by any restart.
+    """
+
+    loss: Tensor  # (N,) clean cross-entropy
+    wrong: Tensor  # (N,) bool, misclassified clean
+    robust_loss: Tensor  # (N,) worst cross-entropy
+    robust_wrong: Tensor  # (N,) bool, misclassified clean or attacked
+    doubts: tuple[str, ...] = field(default=())
+
+    @property
+    def Err(self) -> float:
+        return self.wrong.float().mean().item()
+
+    @property
+    def RErr(self) -> float:
+        return self.robust_wrong.float().mean().item()
+
+    @property
+    def Loss(self) -> float:
+        return self.loss.mean().item()
+
+    @property
+    def RLoss(self) -> float:
+        return self.robust_loss.mean().item()
+
+    def split(self) -> dict[str, float]:
+        """RLoss over the examples that are correct and incorrect without attack (NaN for an empty part)."""
+        parts = {"correct": ~self.wrong, "incorrect": self.wrong}
+        return {name: self.robust_loss[which].mean().item() for name, which in parts.items()}
+
+    def __str__(self) -> str:
+        text = f"Err {self.Err:.1%}  RErr {self.RErr:.1%}  Loss {self.Loss:.3f}  RLoss {self.RLoss:.3f}"
+        return "\n".join([f"{text}  (n = {len(self.loss)})", *(f"doubt: {d}" for d in self.doubts)])
+
+
+def evaluate(
+    model: nn.Module, x: Tensor, y: Tensor, attack=None, generator: torch.Generator | None = None,
+    batch: int = 128, doubts: bool = True,
+) -> Report:  # fmt: skip
+    """Measure ``model`` in eval mode on images x (N, C, H, W) in [0, 1] and labels y (N,).
+
+    ``attack`` is any ``(f, x, y, g) -> x_adv`` or None (then RLoss = Loss). Its result is checked against eps and
+    [0, 1] and scored anew. ``doubts`` adds what speaks against trusting the attack (see ``doubtful``).
+    """
+    checks.number("batch", batch)
+    checks.examples(model, x, y)
+    g = checks.generator(generator, x)
+    with mode(model, training=False):
+        parts = [
+            _report(model, xb, yb, attack, g) for xb, yb in zip(x.split(batch), y.split(batch))
+        ]
+        report = Report(*(torch.cat(column) for column in zip(*parts)))
+        if attack is not None and doubts:
+            report = replace(
+                report, doubts=doubtful(model, x[:batch], y[:batch], attack, report, g)
+            )
+    return report
+
+
+@torch.no_grad()
+def _report(model, x, y, attack, g) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four per-example columns of a report for one batch."""
+    z = model(x)
+    loss, wrong = cross_entropy(z, y), z.argmax(1) != y
+    robust_loss, robust_wrong = loss if attack is None else torch.full_like(loss, -torch.inf), wrong
+    for single in _single_starts(attack):
+        with torch.enable_grad():
+            x_adv = single(freeze(model), x, y, g)
+        checks.attacked(x, x_adv, single)
+        z_adv = model(x_adv)
+        robust_loss = torch.maximum(robust_loss, cross_entropy(z_adv, y))
+        robust_wrong = robust_wrong | (z_adv.argmax(1) != y)
+    return loss, wrong, robust_loss, robust_wrong
+
+
+def _single_starts(attack) -> list:
+    """An attack with restarts as so many attacks of one start, so that RErr can count any of them."""
+    if attack is None:
+        return []
+    restarts = getattr(attack, "restarts", 1)
+    return [attack] if restarts == 1 else [replace(attack, restarts=1)] * restarts
+
+
+def doubtful(model, x, y, attack, report: Report, g) -> tuple[str, ...]:
+    """Reasons not to trust an attack, from one batch: random outputs, vanishing gradients, a weaker attack that
+    breaks what it could not (after Croce & Hein 2020)."""
+    found = []
+    with torch.no_grad():
+        z = model(x)
+        if not torch.equal(z, model(x)):
+            found.append("the model's outputs are random: average gradients over them (EOT)")
+    point = x.clone().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(cross_entropy(freeze(model)(point), y).sum(), point)
+    flat = (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
+    if flat > 0.05:
+        found.append(
+            f"{flat:.0%} of the examples have a zero gradient: gradient attacks are blind there"
+        )
+    eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", "linf")
+    if eps:
+        noise = PGD(eps=eps, steps=0, start="uniform", norm=norm, restarts=10)
+        broken = _report(model, x, y, noise, g)[3] & ~report.robust_wrong[: len(x)]
+        if broken.any():
+            found.append(
+                f"random noise breaks {int(broken.sum())} examples that the attack does not"
+            )
+    return tuple(found)

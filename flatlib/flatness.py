@@ -1,0 +1,179 @@
+"""Average- and worst-case flatness of the robust (or clean) loss in weight space, Eqs. (3)-(5) of
+Stutz et al. 2021. Lower is flatter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import checks
+from .attacks import PGD, radius
+from .kernels import freeze
+from .losses import cross_entropy
+from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
+
+SCOPES = ("batch", "dataset")
+REFERENCE_RESTARTS = 10
+
+
+@dataclass(frozen=True)
+class Flatness:
+    """A rise of the loss in nats: ``value`` = mean of ``per_example`` = perturbed loss - ``reference``.
+
+    ``std`` is the population standard deviation of the data-set mean over the weight perturbations.
+    """
+
+    value: float
+    std: float
+    reference: float
+    per_example: Tensor  # (N,)
+
+
+def average_flatness(
+    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, xi: float = 0.5, n: int = 10,
+    generator: torch.Generator | None = None, *, clean: bool = False, scope: str = "batch",
+    reference: Tensor | None = None, batch: int = 128, progress: bool = False,
+) -> Flatness:  # fmt: skip
+    """E_nu[max_delta L(f(x + delta; w + nu), y)] - max_delta L(f(x + delta; w), y), Eq. (3).
+
+    ``nu`` is drawn ``n`` times from the sphere ||nu_l|| = xi ||w_l||; on every w + nu the ``attack`` runs anew.
+    ``scope="batch"`` draws a fresh nu for every batch (the paper), "dataset" one for all examples (the released
+    code). ``reference`` (N,) is the loss per example without nu; by default the attack with 10 restarts, against
+    one start under nu, as in the paper: values can be slightly negative. ``clean=True`` or ``attack=None``
+    measures the clean loss.
+    """
+    attack = None if clean else attack
+    radius("xi", xi)
+    search = _Search(model, x, y, attack, checks.number("n", n), scope, batch, generator, progress)
+
+    def losses(group: list[slice], g: torch.Generator) -> Tensor:
+        frozen = freeze(model, add(search.w, sample(search.w, xi, g)))
+        return torch.cat([robust_loss(frozen, x[b], y[b], attack, g) for b in group])
+
+    return search.flatness(losses, reference, worst=False)
+
+
+def worst_flatness(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, xi: float = 0.003, steps: int = 20,
+    restarts: int = 10, generator: torch.Generator | None = None, *, lr: float | None = None,
+    lr_w: float = 0.001, clean: bool = False, scope: str = "batch", reference: Tensor | None = None,
+    batch: int = 128, progress: bool = False,
+) -> Flatness:  # fmt: skip
+    """max_nu max_delta L(f(x + delta; w + nu), y) - max_delta L(f(x + delta; w), y) over B_xi(w), Eq. (5).
+
+    Joint ascent: every step moves nu by ``lr_w`` ||w_l|| g_l/||g_l|| per layer and delta by ``lr`` sign(g), from
+    the same backward pass, then projects both; the last iterate counts. ``restarts`` random starts, the worst is
+    taken per batch (``scope="batch"``, the paper) or per data set ("dataset", the released code, where nu goes on
+    from batch to batch). ``reference`` and ``clean`` as in ``average_flatness``, with PGD-``steps``.
+    """
+    radius("xi", xi), radius("lr_w", lr_w), checks.number("steps", steps)
+    attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
+    number = checks.number("restarts", restarts)
+    search = _Search(model, x, y, attack, number, scope, batch, generator, progress)
+
+    def losses(group: list[slice], g: torch.Generator) -> Tensor:
+        return _joint(search, group, xi, steps, lr_w, g)
+
+    return search.flatness(losses, reference, worst=True)
+
+
+@dataclass
+class _Search:
+    """What both measures share: the groups of batches that see one nu, repeated draws, the reference."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    attack: PGD | None
+    draws: int
+    scope: str
+    batch: int
+    generator: torch.Generator | None
+    progress: bool
+
+    def __post_init__(self):
+        checks.choice("scope", self.scope, SCOPES)
+        checks.number("batch", self.batch)
+        checks.examples(self.model, self.x, self.y)
+        self.generator = checks.generator(self.generator, self.x)
+        self.w = detached(layers(self.model))
+
+    def groups(self) -> list[list[slice]]:
+        starts = range(0, len(self.x), self.batch)
+        batches = [slice(a, min(a + self.batch, len(self.x))) for a in starts]
+        return [[b] for b in batches] if self.scope == "batch" else [batches]
+
+    def flatness(self, losses: Callable, reference: Tensor | None, worst: bool) -> Flatness:
+        """Run ``losses(group, g) -> (n,)`` for every group and draw; reduce to a Flatness."""
+        with mode(self.model, training=False):
+            if reference is None:
+                reference = self._reference()
+            table = torch.empty(self.draws, len(self.x), device=self.x.device)
+            kept = torch.empty(len(self.x), device=self.x.device)
+            todo = [(group, k) for group in self.groups() for k in range(self.draws)]
+            for group, k in tqdm(
+                todo, "flatness", disable=None if self.progress else True, leave=False
+            ):
+                span = slice(group[0].start, group[-1].stop)
+                table[k, span] = losses(group, self.generator)
+                if k == self.draws - 1:
+                    kept[span] = _reduced(table[:, span], worst)
+        if reference.shape != kept.shape:
+            raise ValueError(
+                f"reference: one loss per example wanted, {tuple(kept.shape)}, got {tuple(reference.shape)}"
+            )
+        rise, means = kept - reference, table.mean(1)
+        return Flatness(
+            rise.mean().item(), means.std(unbiased=False).item(), reference.mean().item(), rise
+        )
+
+    def _reference(self) -> Tensor:
+        attack = self.attack and replace(self.attack, restarts=REFERENCE_RESTARTS)
+        frozen = freeze(self.model)
+        parts = zip(self.x.split(self.batch), self.y.split(self.batch))
+        return torch.cat([robust_loss(frozen, xb, yb, attack, self.generator) for xb, yb in parts])
+
+
+def _reduced(losses: Tensor, worst: bool) -> Tensor:
+    """(draws, n) -> (n,): the mean over draws, or the draw whose mean over the examples is highest."""
+    return losses[losses.mean(1).argmax()] if worst else losses.mean(0)
+
+
+def robust_loss(frozen, x: Tensor, y: Tensor, attack: PGD | None, g: torch.Generator) -> Tensor:
+    """Cross-entropy (n,) of a frozen network on x, attacked if there is an attack."""
+    x_adv = x if attack is None else attack(frozen, x, y, g)
+    with torch.no_grad():
+        return cross_entropy(frozen(x_adv), y)
+
+
+def _joint(search: _Search, group: list[slice], xi: float, steps: int, lr_w: float, g) -> Tensor:
+    """One start of the joint ascent over (nu, delta) on the batches of a group: the final losses (n,)."""
+    f, w, attack, x, y = as_function(search.model), search.w, search.attack, search.x, search.y
+    shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
+    nu = {k: v * shrink[k] for k, v in sample(w, xi, g).items()}
+    deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}
+    for _ in range(steps):
+        for b in group:
+            deltas[b.start], nu = _joint_step(
+                f, w, nu, x[b], y[b], deltas[b.start], attack, xi, lr_w
+            )
+    with torch.no_grad():
+        perturbed = add(w, nu)
+        return torch.cat([cross_entropy(f(perturbed, x[b] + deltas[b.start]), y[b]) for b in group])
+
+
+def _joint_step(
+    f, w: Weights, nu: Weights, x, y, delta, attack: PGD | None, xi: float, lr_w: float
+):
+    """One simultaneous ascent step: both gradients from one backward pass."""
+    with torch.enable_grad():
+        point = (x + delta).requires_grad_(attack is not None)
+        moved = {k: v.requires_grad_() for k, v in add(w, nu).items()}
+        wanted = [*moved.values(), point] if attack else [*moved.values()]
+        grads = torch.autograd.grad(cross_entropy(f(moved, point), y).mean(), wanted)
+    nu = add(nu, direction(dict(zip(moved, grads)), w), lr_w)
+    if attack:
+        delta = attack.project(delta + attack.step * attack.ascent(grads[-1]), x)
+    return delta, project(nu, w, xi)

@@ -1,0 +1,66 @@
+"""Extreme eigenvalues of the Hessian of the mean loss in weight space (Stutz et al. 2021, App. B)."""
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+from . import checks
+from .losses import cross_entropy
+from .weights import as_function, detached, layers, mode
+
+
+def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
+    """v (P,) -> H v (P,), H the Hessian of the mean clean cross-entropy over all examples, by double backward.
+
+    P counts the scalars of all layers with two or more dimensions, in the order of ``layers(model, biases=False)``.
+    The mean is over examples, whatever the batch size.
+    """
+    f = as_function(model)
+    w = {k: v.requires_grad_() for k, v in detached(layers(model, biases=False)).items()}
+
+    def hessian_times(v: Tensor) -> Tensor:
+        parts = torch.split(v, [t.numel() for t in w.values()])
+        vectors = [part.view_as(t) for part, t in zip(parts, w.values())]
+        total = torch.zeros_like(v)
+        for xb, yb in zip(x.split(batch), y.split(batch)):
+            loss = cross_entropy(f(w, xb), yb).sum() / len(x)
+            grads = torch.autograd.grad(loss, w.values(), create_graph=True)
+            products = torch.autograd.grad(grads, w.values(), vectors)
+            total += torch.cat([p.flatten() for p in products])
+        return total
+
+    return hessian_times, sum(t.numel() for t in w.values())
+
+
+def eigenvalues(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    k: int = 4,
+    batch: int = 128,
+    tol: float = 1e-2,
+    seed: int = 0,
+) -> Tensor:
+    """``k`` eigenvalues from both ends of the spectrum, ascending, (k,), of the Hessian of the mean clean loss.
+
+    SciPy's implicitly restarted Lanczos (``eigsh``, both ends) on a matrix-free product; the model in eval mode;
+    weight tensors of two or more dimensions. ``tol`` is relative. The released code sums the gradients of four
+    batches: its values are four times these.
+    """
+    checks.number("k", k)
+    checks.number("batch", batch)
+    checks.examples(model, x, y)
+    with mode(model, training=False), torch.enable_grad():
+        times, size = product(model, x, y, batch)
+        if k >= size:
+            raise ValueError(f"k={k}: fewer than the {size} weights of the model")
+
+        def matvec(v: np.ndarray) -> np.ndarray:
+            vector = torch.as_tensor(np.asarray(v).reshape(-1), dtype=x.dtype, device=x.device)
+            return times(vector).detach().cpu().numpy()
+
+        start = np.random.RandomState(seed).randn(size)
+        operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
+        values = eigsh(operator, k, which="BE", tol=tol, v0=start, return_eigenvectors=False)
+    return torch.tensor(np.sort(values), dtype=torch.float64)

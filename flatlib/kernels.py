@@ -1,0 +1,171 @@
+"""Speed, behind one seam: ``freeze(model, w)`` is the function x -> logits of a fixed weight set.
+
+Attacks and measures call it; nothing else knows how it is made fast. With the weights fixed and the model in eval
+mode, batch norm is an affine map and folds into the convolution before it, and tensors can lie channels-last. The
+network is traced once into a graph whose convolutions take their tensors from a dict; a new weight set then costs
+one fold. A network that cannot be traced so, or that is in train mode, runs as it is.
+"""
+
+import operator
+import weakref
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .models import ReBatchNorm
+from .weights import Weights, as_function, detached, layers
+
+_PLANS: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # model -> (its modules, its plan or None)
+
+
+def freeze(model: nn.Module, w: Weights | None = None):
+    """x (N, C, H, W) -> logits (N, K) of ``model`` with the weights ``w`` (its own if None) held fixed.
+
+    No gradient reaches the weights; the one for x passes. Equal to the model up to float32 rounding. Freeze in the
+    mode that is wanted, and anew when weights or statistics have changed.
+    """
+    tensors = {**detached(dict(model.named_parameters())), **detached(w or {})}
+    plan = _plan(model)
+    if plan is None:
+        f = as_function(model)
+        return lambda x: f(tensors, x)
+    return plan.frozen({**dict(model.named_buffers()), **tensors})
+
+
+def _plan(model: nn.Module) -> "_Plan | None":
+    """The plan of ``model``, traced when first asked for and again when its modules are others than then."""
+    modules = dict(model.named_modules())
+    if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
+        return None
+    signature = tuple((name, id(module)) for name, module in modules.items())
+    known = _PLANS.get(model)
+    if known is None or known[0] != signature:
+        _PLANS[model] = known = (signature, _traced(model))
+    return known[1]
+
+
+class _Leaves(torch.fx.Tracer):
+    """Traces through everything but the modules that are folded or taken over."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
+
+
+class _Plan:
+    """A traced network: its graph as a function of x and folded tensors, and which convolution meets which norm."""
+
+    def __init__(self, graph, folds: dict[str, str | None], constants: list[str], model: nn.Module):
+        self.graph, self.folds, self.constants = graph, folds, constants
+        self.norms = {name: model.get_submodule(name) for name in folds.values() if name}
+
+    @torch.no_grad()
+    def frozen(self, tensors: Weights):
+        """The folded function for these parameters and buffers by name."""
+        folded = {name: tensors[name] for name in self.constants}
+        for name, norm in self.folds.items():
+            weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+            if norm:
+                weight, bias = _fold(weight, bias, tensors, norm, self.norms[norm])
+            if weight.ndim == 4:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
+        graph = self.graph
+
+        def frozen(x: Tensor) -> Tensor:
+            return graph(x.contiguous(memory_format=torch.channels_last), folded)
+
+        return frozen
+
+
+def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm):
+    """norm(conv(x)) = conv'(x): w' = s w, b' = s (b - mean) + beta with s = gamma / sqrt(var + eps)."""
+    gamma = tensors[f"{norm}.weight"] + (1 if isinstance(module, ReBatchNorm) else 0)
+    scale = gamma * torch.rsqrt(tensors[f"{norm}.running_var"] + module.eps)
+    shift = (
+        -tensors[f"{norm}.running_mean"] if bias is None else bias - tensors[f"{norm}.running_mean"]
+    )
+    return weight * scale.view(-1, 1, 1, 1), shift * scale + tensors[f"{norm}.bias"]
+
+
+def _traced(model: nn.Module) -> _Plan | None:
+    """Trace ``model`` and rewrite convolutions, linear layers and buffers to take their tensors from a dict; None
+    if its control flow cannot be traced or other modules hold trainable tensors."""
+    try:
+        graph = _Leaves().trace(model)
+    except (torch.fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, ValueError):
+        return None
+    modules = dict(model.named_modules())
+    (image, *others) = [node for node in graph.nodes if node.op == "placeholder"]
+    if others:
+        return None
+    with graph.inserting_after(image):
+        given = graph.placeholder("tensors")
+    _drop_identities(graph, modules)
+    folds: dict[str, str | None] = {}
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
+        module = modules[node.target]
+        if (
+            type(module) is nn.Linear
+            or type(module) is nn.Conv2d
+            and module.padding_mode == "zeros"
+        ):
+            folds[node.target] = _take_over(graph, node, module, given, modules)
+    constants = _take_attributes(graph, given)
+    done = {f"{name}." for pair in folds.items() for name in pair if name}
+    left = [
+        k
+        for k, _ in model.named_parameters()
+        if not k.startswith(tuple(done)) and k not in constants
+    ]
+    return None if left else _Plan(torch.fx.GraphModule(model, graph), folds, constants, model)
+
+
+def _drop_identities(graph, modules) -> None:
+    """Take out modules that do nothing in eval mode, so that a norm stands right behind its convolution."""
+    for node in [node for node in graph.nodes if node.op == "call_module"]:
+        if isinstance(modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd)):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _take_attributes(graph, given) -> list[str]:
+    """Read buffers and bare parameters from the dict; their names."""
+    nodes = [node for node in graph.nodes if node.op == "get_attr"]
+    for node in nodes:
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.call_function(operator.getitem, (given, node.target)))
+        graph.erase_node(node)
+    return sorted({node.target for node in nodes})
+
+
+def _take_over(graph, node, module, given, modules) -> str | None:
+    """Replace a module call by its function on tensors from the dict; the name of the norm folded into it."""
+    norm = next(iter(node.users)) if len(node.users) == 1 else None
+    foldable = (
+        norm is not None and norm.op == "call_module" and type(module) is nn.Conv2d
+        and type(modules[norm.target]) in (nn.BatchNorm2d, ReBatchNorm) and modules[norm.target].affine
+        and modules[norm.target].track_running_stats
+    )  # fmt: skip
+    name = node.target
+    with graph.inserting_before(node):
+        weight, bias = (
+            graph.call_function(operator.getitem, (given, f"{name}.{k}"))
+            for k in ("weight", "bias")
+        )
+        if type(module) is nn.Linear:
+            new = graph.call_function(F.linear, (node.args[0], weight, bias))
+        else:
+            geometry = (module.stride, module.padding, module.dilation, module.groups)
+            new = graph.call_function(F.conv2d, (node.args[0], weight, bias, *geometry))
+    if foldable:
+        norm.replace_all_uses_with(new)
+        graph.erase_node(norm)
+    else:
+        node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return norm.target if foldable else None

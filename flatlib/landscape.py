@@ -1,0 +1,68 @@
+"""The robust loss along normalised directions in weight space (Stutz et al. 2021, Sec. 3.2 and App. D)."""
+
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import checks
+from .attacks import PGD, radius
+from .flatness import robust_loss
+from .kernels import freeze
+from .losses import cross_entropy
+from .steps import gradient
+from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
+
+KINDS = {"random": 0.5, "adversarial": 0.025}  # kind of direction: its length relative to ||w_l||
+
+
+def slices(
+    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, kind: str = "random", n: int = 10,
+    points: int = 51, length: float | None = None, per: str = "layer",
+    generator: torch.Generator | None = None, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """RLoss at w + s nu for ``points`` values s in [-1, 1] and ``n`` directions nu, a row each.
+
+    Columns: direction (0..n-1), s, rloss (nats, mean over x). Every nu is normalised per layer or per filter to
+    ||w_l||, Eq. (2), then scaled by ``length`` (random 0.5, adversarial 0.025). Adversarial examples are computed
+    anew at every point; without ``attack`` the clean loss is followed. "adversarial" directions are found by
+    ascending the loss in weight space on examples that are adversarial at w. The paper shows the mean over random
+    directions and the maximum over adversarial ones, on 128 test examples with PGD-10.
+    """
+    checks.choice("kind", kind, KINDS)
+    checks.number("points", points, 2), checks.number("n", n)
+    checks.examples(model, x, y)
+    length = radius("length", KINDS[kind] if length is None else length)
+    g = checks.generator(generator, x)
+    w = detached(layers(model))
+    rows = []
+    with mode(model, training=False):
+        for k in tqdm(range(n), "directions", disable=None if progress else True, leave=False):
+            nu = sample(w, 1.0, g, per) if kind == "random" else ascent(model, x, y, attack, g)
+            nu = direction(nu, w, per)
+            for s in torch.linspace(-1, 1, points).tolist():
+                loss = robust_loss(freeze(model, add(w, nu, s * length)), x, y, attack, g)
+                rows.append((k, s, loss.mean().item()))
+    return pd.DataFrame(rows, columns=["direction", "s", "rloss"])
+
+
+def ascent(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: PGD | None,
+    g,
+    xi: float = 0.005,
+    steps: int = 7,
+    lr: float = 0.01,
+) -> Weights:
+    """An adversarial direction: normalised ascent on the loss of fixed adversarial examples within B_xi(w)."""
+    f, w = as_function(model), detached(layers(model))
+    x_adv = x if attack is None else replace(attack, restarts=1)(freeze(model), x, y, g)
+    nu = {k: v * torch.rand((), generator=g, device=x.device) for k, v in sample(w, xi, g).items()}
+    for _ in range(steps):
+        grads = gradient(lambda v: cross_entropy(f(v, x_adv), y).mean(), add(w, nu), w)
+        nu = project(add(nu, direction(grads, w), lr), w, xi)
+    return nu

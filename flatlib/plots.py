@@ -1,0 +1,269 @@
+"""Figures of the book: a data frame in, matplotlib axes out. One style, one colour per family."""
+
+import io
+import math
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from flatlib.lettering import write_labels
+
+KINK = math.log(10)  # robust loss of guessing among 10 classes, 2.30
+LABELS_AT_MOST = 20  # more points than this get a legend only
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9.5, "axes.titlesize": 10.5, "axes.labelsize": 10,
+    "legend.fontsize": 8.5, "legend.frameon": False, "legend.handletextpad": 0.4,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.6,
+    "savefig.dpi": 200, "figure.dpi": 110, "svg.hashsalt": "flatlib", "figure.facecolor": "white",
+}  # fmt: skip
+FAMILIES = {  # colour and marker; hues of Okabe & Ito and of Tol, told apart by marker as well
+    "baseline": ("#000000", "*"), "attack": ("#56B4E9", "v"), "optimisation": ("#0072B2", "s"),
+    "weight regularisation": ("#D55E00", "D"), "labels": ("#009E73", "^"),
+    "loss": ("#E69F00", "P"), "data": ("#CC79A7", "o"), "flat minima": ("#882255", "X"),
+    "activation": ("#999933", "h"), "RobustBench": ("#777777", ">"), "yours": ("#E8000B", "*"),
+}  # fmt: skip
+OTHER = ("#555555", "o")  # a family that is not listed
+SPLITS = {  # colour and line of a training curve
+    "train": ("#56B4E9", ":"), "test": ("#0072B2", "-"),
+    "test_correct": ("#D55E00", "-"), "test_incorrect": ("#009E73", "-"),
+}  # fmt: skip
+NAMES = {"err": "Err", "rerr": "RErr", "loss": "Loss", "rloss": "RLoss"}
+ATTACKS = {"pgd": "PGD-20 × 10", "aa": "AutoAttack"}
+
+
+def axis_label(column):
+    """A wide column's name in the field's words: "RLoss (test, PGD-20 × 10)"."""
+    flat = re.fullmatch(r"(avg|worst)_flatness_(r?loss)", column)
+    if flat:
+        case, xi = ("average", 0.5) if flat[1] == "avg" else ("worst", 0.003)
+        return f"{case}-case flatness in {NAMES[flat[2]]}, ξ = {xi}"
+    plain = re.fullmatch(r"(r?err|r?loss)_(test|train|early_stop)(?:_(pgd|aa))?", column)
+    if not plain:
+        return column
+    words = [plain[2].replace("early_stop", "test, early stopping"), ATTACKS.get(plain[3])]
+    return f"{NAMES[plain[1]]} ({', '.join(word for word in words if word)})"
+
+
+def style():
+    """The one style, as a context manager: `with plots.style(): ...`."""
+    return mpl.rc_context(STYLE)
+
+
+def panels(rows=1, columns=1, width=6.0, height=4.4, legend=0.0):
+    """Figure and (rows, columns) array of axes; sizes in inches, height per row.
+
+    The margins are fixed in inches, so that labels keep their places whatever is drawn later;
+    `legend` inches are left free below.
+    """
+    with style():
+        total = rows * height + legend
+        fig, axes = plt.subplots(rows, columns, figsize=(width, total), squeeze=False)
+        edges = {"left": 0.72 / width, "right": 1 - 0.12 / width, "top": 1 - 0.32 / total}
+        fig.subplots_adjust(bottom=(0.55 + legend) / total, hspace=0.62 / (height - 0.6),
+                            wspace=0.75 / (width / columns - 0.7), **edges)  # fmt: skip
+    return fig, axes
+
+
+def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=True):
+    """Models as points; returns the axes.
+
+    df: a row per method, columns x and y (rows with NaN are left out), "family" for colour and
+    marker, "label" for the text (else the index), "<x>_std"/"<y>_std" for bars over seeds if there.
+    highlight: index names to colour, the rest is grey; names not in df are passed over. None: all.
+    fit: None, "line" (least squares, all points) or "split" (a line on each side of x = 2.30).
+    labels: write names beside the coloured points; None: if there are at most 20 and the axes are
+    4 inches wide. They find room around these points, so set limits before and draw nothing later.
+    legend: families below the figure, one legend for all its panels.
+    """
+    _known("fit", fit, (None, "line", "split"))
+    absent = [column for column in (x, y) if column not in df]
+    if absent:
+        raise ValueError(f"no column {absent} to draw; columns: {', '.join(map(str, df.columns))}")
+    df = df[df[[x, y]].notna().all(axis=1)]
+    with style():
+        ax = panels(legend=0.6)[1][0, 0] if ax is None else ax
+        lit = df if highlight is None else df[df.index.isin(list(highlight))]
+        rest = df.drop(lit.index)
+        ax.scatter(rest[x], rest[y], s=16, color="#bdbdbd", linewidths=0, zorder=1)
+        families = lit["family"] if "family" in lit else pd.Series("", index=lit.index)
+        for family, part in lit.groupby(families, sort=False):
+            _points(ax, part, x, y, family)
+        _axes(ax, x, y)
+        for part in _parts(df, x, fit):
+            _line(ax, part[x], part[y])
+        if legend and "family" in lit:
+            _legend(ax.figure, families)
+        roomy = ax.get_window_extent().width / ax.figure.dpi > 4
+        if labels or (labels is None and roomy and len(lit) <= LABELS_AT_MOST):
+            texts = lit["label"] if "label" in lit else lit.index.astype(str)
+            write_labels(ax, lit[[x, y]].to_numpy(float), list(texts), df[[x, y]].to_numpy(float))
+    return ax
+
+
+def _known(name, value, valid):
+    if value not in valid:
+        raise ValueError(f"{name}={value!r}; valid choices: {', '.join(map(repr, valid))}")
+
+
+def _size(marker):
+    return 110 if marker == "*" else 42
+
+
+def _points(ax, df, x, y, family):
+    color, marker = FAMILIES.get(family, OTHER)
+    bars = {f"{k}err": df.get(f"{c}_std") for k, c in (("x", x), ("y", y))}
+    if any(bar is not None for bar in bars.values()):
+        ax.errorbar(df[x], df[y], **bars, fmt="none", ecolor=color, elinewidth=0.8, alpha=0.5,
+                    zorder=2)  # fmt: skip
+    ax.scatter(df[x], df[y], s=_size(marker), color=color, marker=marker, zorder=3,
+               edgecolors="white", linewidths=0.6)  # fmt: skip
+
+
+def _axes(ax, x, y):
+    ax.set(xlabel=axis_label(x), ylabel=axis_label(y))
+    for axis, column in ((ax.xaxis, x), (ax.yaxis, y)):
+        if column.startswith(("err_", "rerr_")):
+            axis.set_major_formatter(PercentFormatter(xmax=1))
+
+
+def _parts(df, x, fit):
+    """The point sets that get a line each: none, all, or both sides of the kink."""
+    parts = {None: [], "line": [df], "split": [df[df[x] < KINK], df[df[x] >= KINK]]}[fit]
+    return [part for part in parts if part[x].nunique() > 1]
+
+
+def _line(ax, x, y):
+    slope, offset = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max()])
+    ax.plot(ends, slope * ends + offset, color="#444444", linestyle=(0, (1, 1.6)), zorder=1.5)
+
+
+def _legend(fig, families):
+    """One legend of the families below all panels; a later call replaces an earlier one."""
+    for old in fig.legends[:]:
+        families = pd.concat([pd.Series([text.get_text() for text in old.get_texts()]), families])
+        old.remove()
+    order = {family: rank for rank, family in enumerate(FAMILIES)}
+    shown = sorted(set(families), key=lambda family: order.get(family, len(order)))
+    handles = []
+    for family in shown:
+        color, marker = FAMILIES.get(family, OTHER)
+        size = 1.15 * math.sqrt(_size(marker))
+        handles.append(Line2D([], [], color=color, marker=marker, linestyle="", label=family,
+                              markersize=size, markeredgecolor="white"))  # fmt: skip
+    fig.legend(handles=handles, loc="lower center", ncols=4, columnspacing=1.2)
+
+
+def side_by_side(frames, draw=scatter, share=False, stacked=True, width=None, height=None, **how):
+    """One panel per frame, e.g. {"published, CIFAR-10": df, "measured, digits": ours}.
+
+    draw(frame, ax=..., **how) draws a panel. Axis labels stand on the outer panels only. share: the
+    limits of x and y are the same everywhere (for `scatter`). stacked: below each other, legible
+    with names on a phone; False: in one row, without names. Returns figure and 1-D array of axes.
+    """
+    n = len(frames)
+    size = (width or (6.0 if stacked else 7.4), height or (4.3 if stacked else 3.6))
+    fig, axes = panels(*((n, 1) if stacked else (1, n)), *size, legend=0.6)
+    axes = axes.ravel()
+    if share:
+        for side in "xy":
+            values = pd.concat([frame[how[side]].dropna() for frame in frames.values()])
+            room = 0.06 * (values.max() - values.min())
+            plt.setp(axes, f"{side}lim", (values.min() - room, values.max() + room))
+    with style():
+        for ax, (title, frame) in zip(axes, frames.items(), strict=True):
+            draw(frame, ax=ax, **how)
+            ax.set_title(title, loc="left")
+        for ax in axes[:-1] if stacked else axes[1:]:
+            ax.set(**{"xlabel" if stacked else "ylabel": ""})
+    return fig, axes
+
+
+def curves(history, what="rloss", ax=None, splits=("train", "test"), label="", color=None):
+    """Training curves of one method over `progress`: test solid, train dotted; returns the axes.
+
+    history: columns progress and <split>_<what> ("test_correct": test_<what>_correct), and "seed"
+    where it holds several runs: then their mean is drawn, in a band from least to largest.
+    color: one colour for all splits (to compare methods, `label` names them); None: one per split.
+    """
+    _known("what", what, ("rloss", "rerr", "loss"))
+    with style():
+        ax = panels(height=3.4)[1][0, 0] if ax is None else ax
+        for split in splits:
+            _known("splits", split, SPLITS)
+            own, line = SPLITS[split]
+            first, _, rest = split.partition("_")
+            values = history.groupby("progress")["_".join(filter(None, (first, what, rest)))]
+            mean = values.mean()
+            name = ", ".join(filter(None, (label, split.replace("_", ", "))))
+            ax.plot(mean.index, mean, color=color or own, linestyle=line, label=name)
+            if "seed" in history and history["seed"].nunique() > 1:
+                ax.fill_between(mean.index, values.min(), values.max(), color=color or own,
+                                alpha=0.18, linewidth=0)  # fmt: skip
+        ax.set(xlabel="epoch / epochs", ylabel=NAMES[what], xlim=(0, 1))
+        if what == "rerr":
+            ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        ax.legend(loc="best")
+    return ax
+
+
+def slices(df, y="rloss", x="s", direction="direction", ax=None, label="", color="#0072B2"):
+    """Loss along lines in weight space, a line per direction and their mean; returns the axes.
+
+    df: columns s (step along the normalised direction, 0 at the model), loss, direction's number.
+    """
+    with style():
+        ax = panels(height=3.4)[1][0, 0] if ax is None else ax
+        for _, line in df.groupby(direction):
+            line = line.sort_values(x)
+            ax.plot(line[x], line[y], color=color, linewidth=0.7, alpha=0.45)
+        mean = df.groupby(x)[y].mean()
+        ax.plot(mean.index, mean, color=color, label=label or None)
+        ax.set(xlabel="step s along the direction", ylabel=NAMES.get(y, y))
+        if label:
+            ax.legend(loc="best")
+    return ax
+
+
+def save(fig, numbers, name, folder):
+    """Write folder/name.svg, .png and .csv (the numbers drawn); returns the three paths.
+
+    Each file appears complete or not at all, and is the same, byte for byte, for the same figure.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name={name!r}; valid: letters, digits, '_', '-' and '.'")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    named = numbers.index.name is not None or numbers.index.nlevels > 1
+    content = {".csv": numbers.to_csv(index=named, lineterminator="\n").encode()}
+    for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+        buffer = io.BytesIO()
+        with style():
+            fig.savefig(buffer, format=suffix[1:], metadata=metadata, bbox_inches="tight")
+        content[suffix] = buffer.getvalue()
+    paths = [folder / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")]
+    for path in paths:
+        _write(path, content[path.suffix])
+    return paths
+
+
+def _write(path, content):
+    """Bytes to a file beside `path`, then renamed onto it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,144 @@
+"""Profiles: one code path, several sizes. A profile is data and part of every key, so a number of one profile can
+never stand in a table of another."""
+
+from dataclasses import asdict, dataclass, replace
+
+from . import checks, data
+from .attacks import PGD, AutoAttack, PerTask
+from .data import Dataset
+from .methods import Method
+from .models import ResNet, WithRotations, initialise
+from .steps import EMA, Clip, EntropySGD
+
+PAPER_EPS, PAPER_BATCH, PAPER_FEATURES, PAPER_STEPS = 8 / 255, 128, 512, 391
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How measures are taken; the defaults are the paper's."""
+
+    steps: int = 20  # PGD of RLoss, RErr and flatness
+    restarts: int = 10  # PGD of RLoss and RErr, the reference of flatness
+    xi: float = 0.5  # average-case radius, relative to ||w_l||
+    draws: int = 10
+    worst_xi: tuple[float, ...] = (0.003,)
+    worst_restarts: int = 10
+    worst_lr: float = 0.001  # relative weight step of the joint ascent
+    autoattack: AutoAttack = AutoAttack()  # its radius is the profile's
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Data, network, length of training, radius, and the protocol of the measures."""
+
+    name: str
+    dataset: str
+    train: int  # images trained on
+    test: int  # images measured on; as many training images for the train side
+    early: int  # images that pick the early-stopped epoch
+    blocks: tuple[int, ...]
+    width: int
+    epochs: int
+    batch: int
+    eps: float  # L-infinity radius in pixels of [0, 1]
+    without: tuple[str, ...] = ()  # augmentations left out at this profile
+    outer_lr: float = 0.05  # Entropy-SGD's step along w - mu
+    log_every: int = 1  # epochs between points of the test curves
+    log_images: int = 1280
+    snapshot_every: int = 5  # epochs between the candidates for early stopping
+    protocol: Protocol = Protocol()
+
+    def load(self) -> Dataset:
+        return data.load(self.dataset, self.train, self.test, self.early)
+
+    def training(self) -> dict:
+        """The fields that decide what is trained: part of a run's key."""
+        return {k: v for k, v in asdict(self).items() if k not in ("protocol", "test")}
+
+
+PROFILES = {
+    "smoke": Profile(
+        "smoke", "digits", train=64, test=40, early=32, blocks=(1, 1), width=4, epochs=5, batch=32, eps=0.2,
+        without=("crop", "flip", "crop-mean", "cutout"), outer_lr=1.0, log_images=32, snapshot_every=2,
+        protocol=Protocol(steps=3, restarts=2, draws=2, worst_restarts=2, autoattack=AutoAttack(attacks=("apgd-ce",), iterations=5)),
+    ),
+    "digits": Profile(
+        "digits", "digits", train=200, test=400, early=200, blocks=(1, 1, 1), width=16, epochs=80, batch=50, eps=0.15,
+        without=("crop", "flip", "crop-mean", "cutout"), outer_lr=1.0, log_every=2, log_images=200,
+        protocol=Protocol(
+            restarts=5, worst_restarts=5,
+            autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3),
+        ),
+    ),
+    "cifar10-small": Profile(
+        "cifar10-small", "cifar10", train=5000, test=1000, early=500, blocks=(2, 2, 2, 2), width=16, epochs=60,
+        batch=128, eps=PAPER_EPS, log_every=2,
+    ),
+    "cifar10": Profile(
+        "cifar10", "cifar10", train=50_000, test=1000, early=500, blocks=(2, 2, 2, 2), width=64, epochs=150,
+        batch=128, eps=PAPER_EPS,
+    ),
+}  # fmt: skip
+
+
+def get(profile: str | Profile) -> Profile:
+    """A profile by name; a Profile is passed through."""
+    if isinstance(profile, Profile):
+        return profile
+    checks.choice("profile", profile, PROFILES)
+    return PROFILES[profile]
+
+
+def adapt(method: Method, profile: Profile) -> Method:
+    """``method``, given in the paper's units, in those of ``profile``: the same rules for every method.
+
+    eps and step scale with the profile's radius, batch sizes with its batch; augmentations that the profile rules
+    out are dropped (mirroring changes the label of a digit); the averaging horizon is kept in epochs; the clipping bound grows as the features shrink, so
+    that the logits keep their range; Entropy-SGD takes the profile's outer rate. At the paper's own profile
+    nothing changes.
+    """
+    size = max(2, round(method.data.size * profile.batch / PAPER_BATCH))
+    kept = tuple(a for a in method.data.augment if a not in profile.without)
+    changes = {
+        "data": replace(method.data, size=size, augment=kept),
+        "attack": _attack(method.attack, profile),
+    }
+    if isinstance(method.project, Clip):
+        features = profile.width * 2 ** (len(profile.blocks) - 1)
+        changes["project"] = Clip(method.project.w_max * PAPER_FEATURES / features)
+    if isinstance(method.average, EMA):
+        per_epoch = -(-profile.train // size)
+        changes["average"] = EMA(method.average.tau ** (PAPER_STEPS / per_epoch))
+    if isinstance(method.optimiser, EntropySGD):
+        rate = method.optimiser.lr * profile.outer_lr / EntropySGD.lr
+        changes["optimiser"] = replace(method.optimiser, lr=rate)
+    return replace(method, **changes)
+
+
+def _attack(attack, profile: Profile):
+    scale = profile.eps / PAPER_EPS
+    if isinstance(attack, PerTask):
+        return replace(attack, attack=_attack(attack.attack, profile))
+    if isinstance(attack, PGD):
+        return replace(attack, eps=attack.eps * scale, lr=attack.step * scale)
+    return attack
+
+
+def network(method: Method, profile: Profile, dataset: Dataset, g=None):
+    """The untrained network a method trains; ``g`` draws its weights (zeros to be loaded into without one)."""
+    model = ResNet(
+        profile.blocks,
+        profile.width,
+        dataset.classes,
+        dataset.mean,
+        dataset.std,
+        method.activation,
+        method.dropout,
+    )
+    net = WithRotations(model) if method.data.rotated else model
+    return net if g is None else initialise(net, g)
+
+
+def evaluated(net):
+    """The part of a trained network that is evaluated: without its auxiliary head."""
+    return net.base if isinstance(net, WithRotations) else net

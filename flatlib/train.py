@@ -1,0 +1,288 @@
+"""Training: named random streams, the one step that executes every method, an epoch loop that resumes."""
+
+import hashlib
+import time
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import checkpoints, profiles
+from .attacks import PGD
+from .data import Dataset, Split
+from .evaluate import evaluate
+from .kernels import freeze
+from .losses import cross_entropy
+from .methods import AT, Batch, Method
+from .profiles import Profile
+from .steps import SWA
+from .weights import add, as_function, layers, mode, no_statistics
+
+STREAMS = ("weights", "order", "augment", "auxiliary", "attack", "labels", "walk", "log")
+
+
+class Streams(dict):
+    """One generator per purpose, all from one seed: more label noise leaves batch order and attacks as they were."""
+
+    def __init__(self, seed: int, device="cpu"):
+        super().__init__()
+        for name in STREAMS:
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            self[name] = torch.Generator(device).manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: g.get_state() for name, g in self.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            self[name].set_state(value.cpu())
+
+
+def objective(
+    method: Method, net: nn.Module, split: Split, t: float, random: Streams, seen: dict
+) -> Tensor:
+    """The scalar a method descends on one batch: attack, label, nudge, loss at w + nu.
+
+    Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits on x_adv, for
+    the training curves.
+    """
+    f, w = as_function(net), layers(net)
+    x, y = split
+    with mode(net, training=method.attack_mode == "train"), no_statistics(net):
+        x_adv = x if method.attack is None else method.attack(freeze(net), x, y, random["attack"])
+    batch = Batch(x, x_adv, y, method.labels(y, net.outputs, random["labels"]), t)
+
+    def forward(v, inputs: Tensor) -> Tensor:
+        z = f(v, inputs)
+        if inputs is x_adv:
+            seen.update(batch=batch, logits=z.detach())
+        return z
+
+    def loss(v) -> Tensor:
+        return method.loss(partial(forward, v), batch).mean()
+
+    with no_statistics(net):
+        nu = method.nudge(loss, w)
+    return loss(add(w, nu))
+
+
+class Training:
+    """A run in progress: everything that changes from step to step, and how to save it and go on from it."""
+
+    def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
+        self.method, self.profile = profiles.adapt(method, profile), profile
+        self.random = Streams(seed, device)
+        self.data = profile.load().to(device)
+        self.net = profiles.network(method, profile, self.data).to(device)
+        profiles.initialise(self.net, self.random["weights"])
+        self.parameters = [p for p in self.net.parameters() if p.requires_grad]
+        self.optimiser = self.method.optimiser.build(self.parameters, self.random["walk"])
+        self.average = self.named() if self.method.average else {}
+        self.averaged = 0
+        self.epoch = 0
+        self.epochs = max(
+            1, round(self.method.epochs * profile.epochs / self.method.optimiser.calls)
+        )
+        self.history: list[dict] = []
+        if self.method.data.unlabelled:
+            self.data = replace(self.data, pool=pseudo_labelled(self.data, profile, seed, device))
+
+    def named(self) -> dict[str, Tensor]:
+        return {k: p.detach().clone() for k, p in self.net.named_parameters()}
+
+    def run_epoch(self) -> None:
+        """One epoch of steps, its row of the history, and the average where it is taken per epoch."""
+        started = time.perf_counter()
+        steps = -(-len(self.data.train) // self.method.data.size)
+        batches = self._batches()
+        curves = _Curves(self.data.classes)
+        with mode(self.net, training=True):
+            for step in range(steps):
+                t = (self.epoch + step / steps) / self.epochs
+                lr = self._step(batches, t, curves)
+        self.epoch += 1
+        self._average("epoch")
+        row = {
+            "epoch": self.epoch - 1,
+            "progress": self.epoch / self.epochs,
+            "lr": lr,
+            **curves.means(),
+        }
+        if self.epoch % self.profile.log_every == 0 or self.epoch == self.epochs:
+            row |= self._test_curves()
+        self.history.append(row | {"seconds": time.perf_counter() - started})
+
+    def _batches(self):
+        while True:  # Entropy-SGD goes through the data several times in one epoch of steps
+            yield from self.method.data.epoch(self.data, self.random)
+
+    def _step(self, batches, t: float, curves: "_Curves") -> float:
+        """One optimiser step; returns the learning rate it took."""
+        setting = self.method.schedule(t)
+        (group,) = self.optimiser.param_groups
+        group["lr"] = self.method.optimiser.lr * setting["lr"]
+        if "momentum" in setting and "momentum" in group:
+            group["momentum"] = setting["momentum"]
+
+        def closure() -> Tensor:
+            seen: dict = {}
+            self.optimiser.zero_grad()
+            loss = objective(self.method, self.net, next(batches), t, self.random, seen)
+            loss.backward()
+            curves.add(loss.detach(), **seen)
+            return loss
+
+        self.optimiser.step(closure)
+        if self.method.project is not None:
+            self.method.project(self.parameters)
+        self._average("step")
+        return group["lr"]
+
+    def _average(self, moment: str) -> None:
+        part = self.method.average
+        if part is not None and part.every == moment:
+            now = {k: p.detach() for k, p in self.net.named_parameters()}
+            self.average, self.averaged = part(
+                self.average, now, self.averaged, self.epoch / self.epochs
+            )
+
+    def model(self) -> nn.Module:
+        """The network as it is evaluated now: without auxiliary head, with averaged weights if there are any.
+
+        Batch norm's statistics are the current ones for EMA (as released) and estimated anew by one clean pass
+        over the training images for SWA.
+        """
+        net = deepcopy(self.net)
+        if self.average:
+            net.load_state_dict(self.average, strict=False)
+        if isinstance(self.method.average, SWA) and self.averaged:
+            _estimate_statistics(net, self.data.train.x, self.method.data.size)
+        return profiles.evaluated(net).eval()
+
+    def _test_curves(self) -> dict[str, float]:
+        """RLoss and RErr under PGD-7, one start, on the first test images."""
+        attack = PGD(eps=self.profile.eps)
+        x, y = self.data.test.first(self.profile.log_images)
+        report = evaluate(self.model(), x, y, attack, self.random["log"], batch=256, doubts=False)
+        split = {f"test_rloss_{k}": v for k, v in report.split().items()}
+        return {
+            "test_rloss": report.RLoss,
+            "test_rerr": report.RErr,
+            "test_err": report.Err,
+            **split,
+        }
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on, in one file written at once."""
+        tensors = {f"net/{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.items()}
+        tensors |= {
+            f"optimiser/{k}": v for k, v in checkpoints.flatten_optimiser(self.optimiser).items()
+        }
+        tensors |= {f"random/{k}": v for k, v in self.random.state().items()}
+        about = {"epoch": self.epoch, "averaged": self.averaged, "history": self.history}
+        checkpoints.save(path, tensors, about)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a file written by ``save``."""
+        tensors, about = checkpoints.load(path, self.data.train.x.device)
+        parts: dict[str, dict] = {"net": {}, "average": {}, "optimiser": {}, "random": {}}
+        for name, value in tensors.items():
+            part, key = name.split("/", 1)
+            parts[part][key] = value
+        self.net.load_state_dict(parts["net"])
+        self.average = parts["average"]
+        checkpoints.restore_optimiser(self.optimiser, parts["optimiser"])
+        self.random.restore(parts["random"])
+        self.epoch, self.averaged, self.history = (
+            about["epoch"],
+            about["averaged"],
+            about["history"],
+        )
+
+
+class _Curves:
+    """Running means over an epoch's mini-batches: the loss descended, and plain CE and error on x_adv."""
+
+    def __init__(self, classes: int):
+        self.classes, self.rows = classes, []
+
+    def add(self, loss: Tensor, batch: Batch, logits: Tensor) -> None:
+        upright = batch.y < self.classes
+        z, y = logits[upright, : self.classes], batch.y[upright]
+        self.rows.append(
+            torch.stack([loss, cross_entropy(z, y).mean(), (z.argmax(1) != y).float().mean()])
+        )
+
+    def means(self) -> dict[str, float]:
+        names = ("train_loss", "train_rloss", "train_rerr")
+        return dict(zip(names, torch.stack(self.rows).mean(0).tolist()))
+
+
+@torch.no_grad()
+def _estimate_statistics(net: nn.Module, x: Tensor, size: int) -> None:
+    """Batch norm's running statistics as the plain average over the batches of one pass."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for module in norms:
+        module.reset_running_stats()
+    with mode(net, training=True):
+        for count, batch in enumerate(x.split(size)):
+            for module in norms:
+                module.momentum = 1 / (count + 1)
+            net(batch)
+
+
+@torch.no_grad()
+def pseudo_labelled(data: Dataset, profile: Profile, seed: int, device="cpu") -> Split:
+    """The pool with the labels a cleanly trained model of the same seed gives it; true labels are not looked at."""
+    if not len(data.pool):
+        raise ValueError(
+            f"profile={profile.name!r} trains on all images: no unlabelled ones are left for the pool"
+        )
+    with torch.enable_grad():
+        teacher, _ = fit(replace(AT, attack=None), profile, seed, device=device)
+    return Split(data.pool.x, torch.cat([teacher(x).argmax(1) for x in data.pool.x.split(256)]))
+
+
+def fit(
+    method: Method, profile: str | Profile, seed: int = 0, folder: Path | None = None, device="cpu",
+    progress: bool = False,
+) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
+    """Train ``method`` at ``profile``; the model in eval mode and its history, a row per epoch.
+
+    With a ``folder`` the state is saved after every epoch (``state.safetensors``) and a further call goes on from
+    there, bit-identical to a run that was never interrupted on the same machine with as many threads; the
+    candidates for early stopping are kept as ``epoch-NNN.safetensors``.
+    """
+    training = Training(method, profiles.get(profile), seed, device)
+    state = folder and Path(folder) / "state.safetensors"
+    if state and state.exists():
+        training.resume(state)
+    bar = tqdm(
+        total=training.epochs,
+        initial=training.epoch,
+        unit="epoch",
+        disable=None if progress else True,
+    )
+    with bar:
+        while training.epoch < training.epochs:
+            training.run_epoch()
+            if folder:
+                _keep(training, Path(folder))
+                training.save(state)
+            bar.update()
+            bar.set_postfix(train_rloss=f"{training.history[-1]['train_rloss']:.2f}")
+    return training.model(), pd.DataFrame(training.history)
+
+
+def _keep(training: Training, folder: Path) -> None:
+    """Keep the model of epochs 0, s, 2s, ... and of the last one, numbered from 0 as in the paper."""
+    epoch = training.epoch - 1
+    if epoch % training.profile.snapshot_every == 0 or training.epoch == training.epochs:
+        path = folder / f"epoch-{epoch:03d}.safetensors"
+        checkpoints.save(path, training.model().state_dict(), {"epoch": epoch})

@@ -1,0 +1,136 @@
+"""Weights as values: the network is a function f(w, x), a perturbation is a dict of tensors.
+
+A *layer* is one trainable tensor: the weight and the bias of a convolution are two layers. Parameters of
+normalisation modules and of auxiliary heads are no layers (Stutz et al. 2021, Sec. 3.2).
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Weights = dict[str, Tensor]
+
+_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_TINY = 1e-12  # keeps 0/0 out of directions: conv biases before batch norm start at exactly zero
+
+
+def layers(model: nn.Module, biases: bool = True) -> Weights:
+    """The perturbed tensors of ``model`` by name, the live parameters themselves.
+
+    Chosen by module type, not by name: every trainable tensor but those of normalisation modules and of
+    modules marked ``auxiliary = True``. ``biases=False`` keeps tensors of two or more dimensions only (AWP,
+    Hessian). For the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21 without biases.
+    """
+    found = {}
+    for prefix, module in _without_auxiliary(model):
+        if isinstance(module, _NORMS):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and (biases or parameter.ndim > 1):
+                found[f"{prefix}.{name}" if prefix else name] = parameter
+    return found
+
+
+def _without_auxiliary(module: nn.Module, prefix: str = ""):
+    """All (name, module) pairs below ``module``, skipping whole branches marked ``auxiliary``."""
+    if getattr(module, "auxiliary", False):
+        return
+    yield prefix, module
+    for name, child in module.named_children():
+        yield from _without_auxiliary(child, f"{prefix}.{name}" if prefix else name)
+
+
+def as_function(model: nn.Module):
+    """f(w, x) -> logits (N, K): ``model`` with the tensors named in ``w`` in place of its own.
+
+    Everything not in ``w`` (batch norm, buffers) stays the model's; so does its train or eval mode.
+    """
+
+    def f(w: Weights, x: Tensor) -> Tensor:
+        return functional_call(model, w, (x,))
+
+    return f
+
+
+def detached(w: Weights) -> Weights:
+    """The same values, cut from the autograd graph."""
+    return {name: tensor.detach() for name, tensor in w.items()}
+
+
+def add(w: Weights, nu: Weights, scale: float = 1.0) -> Weights:
+    """w + scale * nu; layers that ``nu`` does not name are unchanged."""
+    return {k: v + scale * nu[k] if k in nu else v for k, v in w.items()}
+
+
+def norms(w: Weights, per: str = "layer") -> Weights:
+    """||w_l||_2 per layer, each shaped to broadcast against its tensor.
+
+    ``per="filter"`` takes one norm per output filter of tensors with four dimensions and treats all others
+    as one unit (Li et al. 2018 as used in Stutz et al. 2021, App. E).
+    """
+    if per not in ("layer", "filter"):
+        raise ValueError(f"per={per!r}: choose 'layer' or 'filter'")
+
+    def norm(tensor: Tensor) -> Tensor:
+        dims = tuple(range(1, 4)) if per == "filter" and tensor.ndim == 4 else None
+        return torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
+
+    return {name: norm(tensor) for name, tensor in w.items()}
+
+
+def direction(nu: Weights, w: Weights, per: str = "layer") -> Weights:
+    """nu_l / ||nu_l|| * ||w_l||, Eq. (2): every layer of ``nu`` gets the length of the same layer of ``w``.
+
+    A zero tensor in either gives zero, never NaN.
+    """
+    size, target = norms(nu, per), norms(w, per)
+    return {k: v * (target[k] / size[k].clamp_min(_TINY)) for k, v in nu.items()}
+
+
+def sample(w: Weights, xi: float, g: torch.Generator, per: str = "layer") -> Weights:
+    """A random nu on the sphere ||nu_l|| = xi ||w_l|| of every layer, Eq. (4) with equality.
+
+    In high dimension uniform-in-ball is the same; the released code samples on the sphere too.
+    """
+    noise = {
+        k: torch.randn(v.shape, generator=g, device=v.device, dtype=v.dtype) for k, v in w.items()
+    }
+    return {k: xi * v for k, v in direction(noise, w, per).items()}
+
+
+def project(nu: Weights, w: Weights, xi: float) -> Weights:
+    """The nearest point of B_xi(w), Eq. (4): ||nu_l|| <= xi ||w_l||. Inside the ball nothing changes."""
+    size, radius = norms(nu), norms(w)
+    return {
+        k: v * (xi * radius[k] / size[k].clamp_min(_TINY)).clamp_max(1.0) for k, v in nu.items()
+    }
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool):
+    """Run the block with ``model`` in train or eval mode, then give every module its own mode back."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield model
+    finally:
+        for module, was in before.items():
+            module.training = was
+
+
+@contextmanager
+def no_statistics(model: nn.Module):
+    """Run the block without lasting effect on batch norm's running statistics and counters."""
+    buffers = [
+        b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)
+    ]
+    before = [b.clone() for b in buffers]
+    try:
+        yield model
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before):
+                buffer.copy_(value)

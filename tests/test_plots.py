@@ -1,0 +1,235 @@
+"""Figures: what is drawn, whether it can be read, and that files are complete and repeatable."""
+
+import itertools
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from flatlib import plots, published
+
+matplotlib.use("Agg")
+X, Y = "avg_flatness_rloss", "rloss_test_pgd"
+PRINTED = published.stutz2021()
+BEST = list(published.table1().index)
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def texts(ax):
+    return [text for text in ax.texts if text.get_text()]
+
+
+def boxes(ax):
+    renderer = ax.figure.canvas.get_renderer()
+    return {text.get_text(): text.get_window_extent(renderer) for text in texts(ax)}
+
+
+def history():
+    t = np.arange(1, 11) / 10
+    return pd.DataFrame(
+        {"seed": 0, "progress": t, "train_rloss": 1 - t / 2, "test_rloss": 1 + t}
+        | {"train_rerr": t / 3, "test_rerr": t / 2}
+        | {"test_rloss_correct": t, "test_rloss_incorrect": 3 * t}
+    )
+
+
+def test_scatter_draws_every_complete_row_once():
+    ax = plots.scatter(PRINTED, X, Y, highlight=BEST, labels=False)
+    points = np.vstack([c.get_offsets() for c in ax.collections])
+    complete = PRINTED[[X, Y]].dropna().to_numpy()
+    np.testing.assert_allclose(np.sort(points, axis=0), np.sort(complete, axis=0))
+    assert len(points) == 73
+    assert ax.get_xlabel() == "average-case flatness in RLoss, ξ = 0.5"
+    assert ax.get_ylabel() == "RLoss (test, PGD-20 × 10)"
+
+
+def test_scatter_names_the_highlighted_without_overlap_and_inside():
+    ax = plots.scatter(PRINTED, X, Y, highlight=BEST)
+    found = boxes(ax)
+    assert sorted(found) == sorted(PRINTED.loc[BEST, "label"])
+    frame = ax.get_window_extent()
+    for a, b in itertools.combinations(found.values(), 2):
+        shared = matplotlib.transforms.Bbox.intersection(a, b)
+        assert shared is None or shared.width * shared.height < 0.15 * min(
+            a.width * a.height, b.width * b.height
+        )
+    for box in found.values():
+        assert box.x0 > frame.x0 - 12 and box.x1 < frame.x1 + 12
+        assert box.y0 > frame.y0 - 6 and box.y1 < frame.y1 + 6
+
+
+def test_crowded_or_narrow_panels_get_no_names():
+    assert not texts(plots.scatter(PRINTED, X, Y))
+    narrow = plots.panels(1, 2, width=7)[1][0, 0]
+    assert not texts(plots.scatter(PRINTED, X, Y, ax=narrow, highlight=BEST))
+    assert len(texts(plots.scatter(PRINTED, X, Y, ax=narrow, highlight=["at"], labels=True))) == 1
+
+
+def test_colour_and_marker_differ_between_families():
+    styles = list(plots.FAMILIES.values())
+    assert set(PRINTED["family"]) <= set(plots.FAMILIES)
+    assert len({color for color, _ in styles}) == len(styles)
+    markers = [marker for family, (_, marker) in plots.FAMILIES.items() if family != "yours"]
+    assert len(set(markers)) == len(markers)
+
+
+def test_legend_lists_the_families_drawn_once():
+    fig, _ = plots.side_by_side({"a": PRINTED.loc[["at", "mish"]], "b": PRINTED.loc[["trades6"]]},
+                                x=X, y=Y)  # fmt: skip
+    assert len(fig.legends) == 1
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert names == ["baseline", "loss", "activation"]
+
+
+def test_line_is_the_least_squares_line():
+    df = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": [1.0, 3, 5, 7]})
+    (line,) = plots.scatter(df, "x", "y", fit="line", labels=False).lines
+    np.testing.assert_allclose(line.get_xydata(), [[0, 1], [3, 7]], atol=1e-9)
+
+
+def test_split_lines_meet_the_kink_from_both_sides():
+    df = pd.DataFrame({"x": [1.0, 2, 2.3, 2.4, 4], "y": [1.0, 2, 2.3, 3, 3]})
+    left, right = plots.scatter(df, "x", "y", fit="split", labels=False).lines
+    np.testing.assert_allclose(left.get_xdata(), [1, 2.3])
+    np.testing.assert_allclose(right.get_xdata(), [2.4, 4])
+    np.testing.assert_allclose(right.get_ydata(), [3, 3])
+    assert plots.KINK == pytest.approx(2.302585)
+
+
+def test_bars_show_the_spread_over_seeds():
+    df = PRINTED.loc[["at"]].assign(**{f"{Y}_std": 0.25})
+    ax = plots.scatter(df, X, Y, labels=False)
+    (bar,) = [c for c in ax.collections if isinstance(c, matplotlib.collections.LineCollection)]
+    np.testing.assert_allclose(bar.get_segments()[0][:, 1], [3.66, 4.16])
+
+
+def test_errors_are_shown_in_percent():
+    ax = plots.scatter(PRINTED, Y, "rerr_test_aa", labels=False)
+    assert ax.yaxis.get_major_formatter()(0.6).startswith("60")
+    assert "%" not in ax.xaxis.get_major_formatter()(2.0)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="fit='cubic'.*'line', 'split'"):
+        plots.scatter(PRINTED, X, Y, fit="cubic")
+    with pytest.raises(ValueError, match="no column .'zzz'. .*rloss_test_pgd"):
+        plots.scatter(PRINTED, X, "zzz")
+    with pytest.raises(ValueError, match="what='acc'.*'rloss'"):
+        plots.curves(history(), "acc")
+    with pytest.raises(ValueError, match="splits='validation'.*'test'"):
+        plots.curves(history(), splits=["validation"])
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_scatter_of_almost_nothing(rows):
+    ax = plots.scatter(PRINTED.head(rows), X, Y, fit="line")
+    assert len(texts(ax)) == rows and not ax.lines
+
+
+@pytest.mark.parametrize(
+    "column, words",
+    [
+        ("worst_flatness_loss", "worst-case flatness in Loss, ξ = 0.003"),
+        ("err_train", "Err (train)"),
+        ("rerr_early_stop_aa", "RErr (test, early stopping, AutoAttack)"),
+        ("lambda_max", "lambda_max"),
+    ],
+)
+def test_axis_labels(column, words):
+    assert plots.axis_label(column) == words
+
+
+def test_every_wide_column_has_words():
+    assert all(plots.axis_label(c) != c for c in PRINTED.select_dtypes("number"))
+
+
+def test_curves_test_solid_train_dotted():
+    ax = plots.curves(history())
+    assert [line.get_linestyle() for line in ax.lines] == [":", "-"]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), history()["test_rloss"])
+    assert not ax.collections and ax.get_ylabel() == "RLoss"
+    ax = plots.curves(history(), splits=("test_correct", "test_incorrect"), label="AT")
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), history()["test_rloss_incorrect"])
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == ["AT, test, correct", "AT, test, incorrect"]
+
+
+def test_curves_of_seeds_show_mean_and_range():
+    a, b = history(), history().assign(seed=1)
+    b["test_rloss"] += 1
+    ax = plots.curves(pd.concat([a, b]), splits=["test"])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), a["test_rloss"] + 0.5)
+    (band,) = ax.collections
+    low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    assert (low, high) == (a["test_rloss"].min(), b["test_rloss"].max())
+
+
+def test_slices_draw_each_direction_and_the_mean():
+    s = np.linspace(-1, 1, 5)
+    rows = [(d, x, d + x * x) for d in (1, 2, 3) for x in s]
+    df = pd.DataFrame(rows, columns=["direction", "s", "rloss"]).sample(frac=1, random_state=0)
+    ax = plots.slices(df, label="AT")
+    assert len(ax.lines) == 4
+    np.testing.assert_allclose(ax.lines[3].get_xydata(), np.stack([s, 2 + s * s], 1))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_side_by_side_shares_labels_and_limits(stacked):
+    frames = {"published": PRINTED, "measured": PRINTED.loc[BEST]}
+    fig, axes = plots.side_by_side(frames, share=True, stacked=stacked, x=X, y=Y, labels=False)
+    assert [ax.get_title(loc="left") for ax in axes] == ["published", "measured"]
+    assert axes[0].get_xlim() == axes[1].get_xlim() and axes[0].get_ylim() == axes[1].get_ylim()
+    low, high = axes[0].get_xlim()
+    assert low < PRINTED[X].min() and high > PRINTED[X].max()
+    hidden = axes[0].get_xlabel() if stacked else axes[1].get_ylabel()
+    assert hidden == "" and axes[1].get_xlabel() and axes[0].get_ylabel()
+
+
+def test_save_is_complete_and_repeatable(tmp_path):
+    numbers = PRINTED.loc[BEST, [X, Y]]
+    for folder in ("a", "b"):
+        ax = plots.scatter(PRINTED, X, Y, highlight=BEST)
+        paths = plots.save(ax.figure, numbers, "fig01", tmp_path / folder)
+        assert [path.name for path in paths] == ["fig01.svg", "fig01.png", "fig01.csv"]
+        assert set(paths) == set((tmp_path / folder).iterdir())
+    for suffix in ("svg", "png", "csv"):
+        one, two = (tmp_path / folder / f"fig01.{suffix}" for folder in "ab")
+        assert one.read_bytes() == two.read_bytes() != b""
+    assert "<dc:date>" not in (tmp_path / "a/fig01.svg").read_text()
+    with Image.open(tmp_path / "a/fig01.png") as image:
+        assert image.width > 1000
+    back = pd.read_csv(tmp_path / "a/fig01.csv", index_col="method")
+    pd.testing.assert_frame_equal(back, numbers)
+
+
+def test_save_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch):
+    fig = plots.scatter(PRINTED, X, Y, labels=False).figure
+    plots.save(fig, PRINTED[[X]], "f", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(plots.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        plots.save(fig, PRINTED[[Y]], "f", tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a b"])
+def test_save_refuses_odd_names(tmp_path, name):
+    with pytest.raises(ValueError, match="name="):
+        plots.save(plots.panels()[0], PRINTED, name, tmp_path)
+
+
+def test_style_stays_inside(tmp_path):
+    before = dict(matplotlib.rcParams)
+    plots.save(plots.scatter(PRINTED, X, Y).figure, PRINTED, "f", tmp_path)
+    assert dict(matplotlib.rcParams) == before
