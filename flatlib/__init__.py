@@ -1,7 +1,8 @@
 """flatlib: robust overfitting and flat minima, measured.
 
-f, w = as_function(model), layers(model) turns any network into a function of its weights; attacks, flatness
-measures, landscapes and training methods are written on top of it. Start with the book, or with ``help(PGD)``.
+f, w = as_function(model), layers(model) turns any network into a function of its weights; attacks,
+flatness measures, landscapes and training methods are written on top of it. Start with the book, or
+with ``help(PGD)``.
 """
 
 from . import runs, vision  # noqa: F401 (vision first makes torchvision importable beside a CPU-only torch)
@@ -16,6 +17,6 @@ from .weights import as_function, layers
 
 __version__ = "0.1.0"
 __all__ = [
-    "AT", "CATALOGUE", "PGD", "AutoAttack", "Method", "as_function", "average_flatness", "eigenvalues", "evaluate",
-    "fit", "layers", "runs", "slices", "worst_flatness",
+    "AT", "CATALOGUE", "PGD", "AutoAttack", "Method", "as_function", "average_flatness",
+    "eigenvalues", "evaluate", "fit", "layers", "runs", "slices", "worst_flatness",
 ]  # fmt: skip

@@ -23,14 +23,16 @@ def radius(name: str, value: float) -> float:
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent on the loss within ||x_adv - x|| <= eps and [0, 1], best iterate per example.
+    """Projected gradient ascent on the loss within ||x_adv - x|| <= eps and [0, 1], best iterate
+    per example.
 
-    ``lr`` is the step size (``None``: 0.007 / (8/255) of eps), L-infinity steps follow the sign, L2 steps the
-    normalised gradient. ``start`` is "radial" (the paper's: a Gaussian direction scaled to a length uniform in
-    [0, eps]), "uniform" (every pixel uniform in [-eps, eps]) or "zero". ``maximise`` is "ce" against the given
-    labels or "kl" against the clean prediction (TRADES). ``restarts`` keeps the worst start per example.
-    ``keep`` is "best" or "last" iterate. ``tau`` stops PGD early (PGD-tau): of the misclassified iterates only
-    the first tau + 1 that improve the loss count; an example that never flips stays clean.
+    ``lr`` is the step size (``None``: 0.007 / (8/255) of eps), L-infinity steps follow the sign, L2
+    steps the normalised gradient. ``start`` is "radial" (the paper's: a Gaussian direction scaled
+    to a length uniform in [0, eps]), "uniform" (every pixel uniform in [-eps, eps]) or "zero".
+    ``maximise`` is "ce" against the given labels or "kl" against the clean prediction (TRADES).
+    ``restarts`` keeps the worst start per example. ``keep`` is "best" or "last" iterate. ``tau``
+    stops PGD early (PGD-tau): of the misclassified iterates only the first tau + 1 that improve the
+    loss count; an example that never flips stays clean.
     """
 
     eps: float = 8 / 255
@@ -116,7 +118,9 @@ class PGD:
         return gradient.sign() if self.norm == "linf" else gradient / _length(gradient, "l2")
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Onto the eps-ball, then x + delta onto [0, 1]: both pull towards 0, so both hold afterwards."""
+        """Onto the eps-ball, then x + delta onto [0, 1]: both pull towards 0, so both hold
+        afterwards.
+        """
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
         else:
@@ -147,10 +151,11 @@ def _better(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class PerTask:
-    """Attack each example on its own task: classes, or rotations where y >= K (self-supervised training).
+    """Attack each example on its own task: classes, or rotations where y >= K (self-supervised
+    training).
 
-    ``f`` gives logits (N, K + 4). The first ``clean`` share of the upright and of the rotated examples stays
-    unattacked (the released code's "fraction" of 0.5).
+    ``f`` gives logits (N, K + 4). The first ``clean`` share of the upright and of the rotated
+    examples stays unattacked (the released code's "fraction" of 0.5).
     """
 
     attack: PGD
@@ -167,12 +172,14 @@ class PerTask:
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """AutoAttack (Croce & Hein 2020) through the package pyautoattack, whose attacks are the official ones.
+    """AutoAttack (Croce & Hein 2020) through the package pyautoattack, whose attacks are the
+    official ones.
 
-    ``attacks`` run in turn on the examples still classified correctly; the default is the standard ensemble, with
-    100 ``iterations`` of every gradient attack and 9 ``targets`` of the targeted ones; fewer are cheaper and
-    weaker. Examples that no attack breaks come back clean, so the loss on the result is no estimate of RLoss. Its
-    random numbers come from ``seed``, not from a generator; torch's global one is given back as it was.
+    ``attacks`` run in turn on the examples still classified correctly; the default is the standard
+    ensemble, with 100 ``iterations`` of every gradient attack and 9 ``targets`` of the targeted
+    ones; fewer are cheaper and weaker. Examples that no attack breaks come back clean, so the loss
+    on the result is no estimate of RLoss. Its random numbers come from ``seed``, not from a
+    generator; torch's global one is given back as it was.
     """
 
     eps: float = 8 / 255
@@ -199,7 +206,9 @@ class AutoAttack:
             raise ValueError(f"attacks={self.attacks!r}: choose from {known}")
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W) and labels (N,) -> (N, C, H, W). Needs at least 10 classes for the targeted attacks."""
+        """(N, C, H, W) and labels (N,) -> (N, C, H, W). Needs at least 10 classes for the targeted
+        attacks.
+        """
         import sys
 
         from pyautoattack import AutoAttack as Official

@@ -1,5 +1,6 @@
-"""Augmentations of a batch, (N, C, H, W) in [0, 1] -> the same shape. Sizes follow the image: on 32 pixels they
-are the paper's (crop 4, Cutout 16), on 8 pixels a quarter of that."""
+"""Augmentations of a batch, (N, C, H, W) in [0, 1] -> the same shape. Sizes follow the image: on 32
+pixels they are the paper's (crop 4, Cutout 16), on 8 pixels a quarter of that.
+"""
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ def crop_mean(x: Tensor, g: torch.Generator) -> Tensor:
 def autoaugment(x: Tensor, g: torch.Generator) -> Tensor:
     """AutoAugment's CIFAR-10 policy image by image, through torchvision (Cubuk et al. 2019).
 
-    torchvision draws from torch's global generator: it is seeded from ``g`` inside a fork and given back.
+    torchvision draws from torch's global generator: it is seeded from ``g`` inside a fork and given
+    back.
     """
     from .vision import transforms
 
@@ -46,7 +48,9 @@ def autoaugment(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 def cutout(x: Tensor, g: torch.Generator) -> Tensor:
-    """One square hole of side H // 2 per image, its centre anywhere, filled with the batch's mean colour."""
+    """One square hole of side H // 2 per image, its centre anywhere, filled with the batch's mean
+    colour.
+    """
     n, _, height, width = x.shape
     hole = height // 2
     y0, x0 = (torch.randint(side, (n, 1), generator=g, device=x.device) for side in (height, width))
@@ -59,5 +63,6 @@ def cutout(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 AUGMENTATIONS = {
-    "crop": crop, "flip": flip, "crop-mean": crop_mean, "autoaugment": autoaugment, "cutout": cutout,
+    "crop": crop, "flip": flip, "crop-mean": crop_mean, "autoaugment": autoaugment,
+    "cutout": cutout,
 }  # fmt: skip

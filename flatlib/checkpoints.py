@@ -1,14 +1,21 @@
-"""Files that survive a kill: written beside their place and moved in whole; read without running code."""
+"""Files that survive a kill: written beside their place and moved in whole; read without running
+code.
+"""
 
 import json
 import os
 import tempfile
+from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+
+# Columns of hexadecimal digits, which a CSV reader may take for numbers ("91e952").
+_TEXT = {name: str for name in ("key", "protocol", "commit")}
 
 
 class Damaged(ValueError):
@@ -16,7 +23,9 @@ class Damaged(ValueError):
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write ``content`` to ``path`` atomically: readers see the old file or the new one, never a part."""
+    """Write ``content`` to ``path`` atomically: readers see the old file or the new one, never a
+    part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -39,7 +48,9 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict | None = None) -> N
 
 
 def load(path: Path, device="cpu") -> tuple[dict[str, Tensor], dict]:
-    """The tensors and ``about`` of a file written by ``save``; a damaged file is named, never skipped."""
+    """The tensors and ``about`` of a file written by ``save``; a damaged file is named, never
+    skipped.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {k: file.get_tensor(k).to(device) for k in file.keys()}
@@ -48,8 +59,8 @@ def load(path: Path, device="cpu") -> tuple[dict[str, Tensor], dict]:
         raise
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise Damaged(
-            f"{path} is damaged or was not written by flatlib ({error}). Nothing was overwritten: move it away "
-            f"(or delete its run folder) to compute it anew."
+            f"{path} is damaged or was not written by flatlib ({error}). Nothing was overwritten: "
+            f"move it away (or delete its run folder) to compute it anew."
         ) from error
     return tensors, about
 
@@ -72,3 +83,14 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor])
         number, entry = name.split(".", 1)
         state.setdefault(int(number), {})[entry] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV written by flatlib; a damaged one is named and left alone."""
+    try:
+        return pd.read_csv(StringIO(path.read_text()), dtype=_TEXT)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Damaged(
+            f"{path} is damaged ({error}). Nothing was overwritten: move it away to compute it "
+            f"anew."
+        ) from error

@@ -28,14 +28,17 @@ def choice(name: str, value, choices) -> None:
 
 @torch.no_grad()
 def examples(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Images (N, C, H, W) float in [0, 1], labels (N,) integer in range, logits (N, K) on the same device."""
+    """Images (N, C, H, W) float in [0, 1], labels (N,) integer in range, logits (N, K) on the same
+    device.
+    """
     if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
         raise ValueError(
             f"x: images (N, C, H, W) of a float type wanted, got {tuple(x.shape)} {x.dtype}"
         )
     if not bool(((x >= 0) & (x <= 1)).all()):
         raise ValueError(
-            f"x: pixels must lie in [0, 1], found {x.min():.4g} to {x.max():.4g} (NaN counts as outside)"
+            f"x: pixels must lie in [0, 1], found {x.min():.4g} to {x.max():.4g} "
+            f"(NaN counts as outside)"
         )
     if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(
@@ -61,11 +64,14 @@ def _in_eval(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
-    """The contract of an attack, never taken on trust: same shape, finite, in [0, 1], within eps of x."""
+    """The contract of an attack, never taken on trust: same shape, finite, in [0, 1], within eps of
+    x.
+    """
     name = type(attack).__name__
     if x_adv.shape != x.shape or not bool(torch.isfinite(x_adv).all()):
         raise ValueError(
-            f"{name} returned {tuple(x_adv.shape)} for {tuple(x.shape)}, or values that are not finite"
+            f"{name} returned {tuple(x_adv.shape)} for {tuple(x.shape)}, "
+            f"or values that are not finite"
         )
     if float(x_adv.min()) < -1e-6 or float(x_adv.max()) > 1 + 1e-6:
         raise ValueError(f"{name} left [0, 1]: {x_adv.min():.4g} to {x_adv.max():.4g}")

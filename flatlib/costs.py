@@ -10,7 +10,7 @@ from .attacks import PGD, PerTask
 from .kernels import freeze
 from .profiles import Profile
 
-# One step of an attack costs a forward and an input-backward pass; a training step about twice that.
+# An attack step: a forward pass, a backward pass to the input. A training step costs about two.
 TRAIN_STEP = 2.0
 
 
@@ -24,12 +24,15 @@ class Estimate:
 
     def describe(self) -> str:
         wall = self.seconds / self.workers
-        text = f"{wall / 3600:.1f} hours" if wall > 5400 else f"{max(1, round(wall / 60))} minutes"
-        return f"{self.runs} runs to train and measure: about {text} with {self.workers} worker(s)"
+        text = f"{wall / 3600:.1f} hours" if wall > 5400 else f"{max(1, round(wall / 60))} min"
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        return f"{runs} to train and measure: about {text} with {self.workers} worker(s)"
 
 
 def estimate(todo: list, wanted, workers: int) -> Estimate:
-    """The cost of training and measuring ``todo``, from one timed attack step per device and profile."""
+    """The cost of training and measuring ``todo``, from one timed attack step per device and
+    profile.
+    """
     speed = {}
     total = 0.0
     for run in todo:
@@ -66,9 +69,9 @@ def measuring(profile: Profile, name: str, which: str) -> float:
 
 
 def seconds_per_image(profile: Profile, device: str, repeat: int = 3) -> float:
-    """The time of one attack step per image on this machine: an untrained network on random images."""
+    """The time of one attack step per image on this machine, of an untrained network."""
     from .methods import AT
-    from .runs import load
+    from .run import load
 
     data = load(profile, device)
     g = torch.Generator(device).manual_seed(0)

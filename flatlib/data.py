@@ -1,7 +1,7 @@
 """Data sets as tensors, the splits, and the batches of an epoch.
 
-A data set is loaded once, split by a fixed rule and kept in memory: images (N, C, H, W) float in [0, 1], labels
-(N,) long. No worker processes.
+A data set is loaded once, split by a fixed rule and kept in memory: images (N, C, H, W) float in
+[0, 1], labels (N,) long. No worker processes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,10 +36,11 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Disjoint parts: what is trained on, what measures are taken on, what picks the early-stopped epoch.
+    """Disjoint parts: what is trained on, what measures are taken on, what picks the early-stopped
+    epoch.
 
-    ``pool`` holds further images whose true labels no method sees; ``mean`` and ``std`` are per channel over
-    the training part.
+    ``pool`` holds further images whose true labels no method sees; ``mean`` and ``std`` are per
+    channel over the training part.
     """
 
     name: str
@@ -67,10 +68,11 @@ class Dataset:
 def load(name: str, train: int, test: int, early: int) -> Dataset:
     """A data set with its documented split; the three sizes count images.
 
-    "digits": scikit-learn's 1797 real 8x8 images in the fixed order of ``numpy.random.RandomState(0)``; train,
-    test and early-stopping parts are cut from its front in this order, the rest is the pool.
-    "cifar10": the training images in order; test = the first ``test`` test images, early = the last ``early``
-    of them (Stutz et al. 2021, App. F). Training images beyond ``train`` are the pool.
+    "digits": scikit-learn's 1797 real 8x8 images in the fixed order of
+    ``numpy.random.RandomState(0)``; train, test and early-stopping parts are cut from its front in
+    this order, the rest is the pool. "cifar10": the training images in order; test = the first
+    ``test`` test images, early = the last ``early`` of them (Stutz et al. 2021, App. F). Training
+    images beyond ``train`` are the pool.
     """
     if name not in LOADERS:
         raise ValueError(f"dataset={name!r}: choose one of {sorted(LOADERS)}")
@@ -118,8 +120,8 @@ def _cifar10_images(folder: Path) -> tuple[Split, Split]:
         if (root / "train").is_dir() and (root / "test").is_dir():
             return _image_folder(root / "train"), _image_folder(root / "test")
     raise FileNotFoundError(
-        f"no CIFAR-10 in {folder}. Put torchvision's folder cifar-10-batches-py there, or images as "
-        f"cifar10/train/<class>/* and cifar10/test/<class>/*, or download it with\n"
+        f"no CIFAR-10 in {folder}. Put torchvision's folder cifar-10-batches-py there, or images\n"
+        f"as cifar10/train/<class>/* and cifar10/test/<class>/*, or download it with\n"
         f"  python -m flatlib.data cifar10\n"
         f"The environment variable FLATLIB_DATASETS names another folder."
     )
@@ -160,10 +162,10 @@ LOADERS = {"digits": _digits, "cifar10": _cifar10}
 class Batches:
     """How an epoch is cut into batches (the ``data`` slot of a method).
 
-    ``augment`` names augmentations, applied in order before the attack. ``unlabelled`` is the share of each
-    batch drawn from the pseudo-labelled pool, ``rotated`` the share of training images turned by a random
-    multiple of 90 degrees for self-supervision; both shares are drawn with replacement, and a mixed epoch has
-    as many batches as a plain one.
+    ``augment`` names augmentations, applied in order before the attack. ``unlabelled`` is the share
+    of each batch drawn from the pseudo-labelled pool, ``rotated`` the share of training images
+    turned by a random multiple of 90 degrees for self-supervision; both shares are drawn with
+    replacement, and a mixed epoch has as many batches as a plain one.
     """
 
     size: int = 128
@@ -177,7 +179,9 @@ class Batches:
             raise ValueError(f"augment={unknown}: choose from {sorted(augment.AUGMENTATIONS)}")
 
     def epoch(self, data: Dataset, random: Mapping[str, torch.Generator]) -> Iterator[Split]:
-        """One epoch of augmented batches; ``random`` gives the streams "order", "augment" and "auxiliary"."""
+        """One epoch of augmented batches; ``random`` gives the streams "order", "augment" and
+        "auxiliary".
+        """
         extra = int(self.size * (self.unlabelled + self.rotated))
         permutation = torch.randperm(
             len(data.train), generator=random["order"], device=data.train.x.device
@@ -217,7 +221,9 @@ def _joined(a, b) -> tuple[Tensor, Tensor]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m flatlib.data cifar10``: download CIFAR-10 with torchvision into the data-set folder."""
+    """``python -m flatlib.data cifar10``: download CIFAR-10 with torchvision into the data-set
+    folder.
+    """
     import argparse
 
     parser = argparse.ArgumentParser(description="Download a data set.")

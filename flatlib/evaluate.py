@@ -16,8 +16,8 @@ from .weights import mode
 class Report:
     """Clean and robust loss (nats) and error (fractions), per example and on average.
 
-    RLoss takes per example the highest loss over restarts, RErr counts an example that is misclassified clean
-    or by any restart.
+    RLoss takes per example the highest loss over restarts, RErr counts an example that is
+    misclassified clean or by any restart.
     """
 
     loss: Tensor  # (N,) clean cross-entropy
@@ -43,12 +43,15 @@ class Report:
         return self.robust_loss.mean().item()
 
     def split(self) -> dict[str, float]:
-        """RLoss over the examples that are correct and incorrect without attack (NaN for an empty part)."""
+        """RLoss over the examples that are correct and incorrect without attack (NaN for an empty
+        part).
+        """
         parts = {"correct": ~self.wrong, "incorrect": self.wrong}
         return {name: self.robust_loss[which].mean().item() for name, which in parts.items()}
 
     def __str__(self) -> str:
-        text = f"Err {self.Err:.1%}  RErr {self.RErr:.1%}  Loss {self.Loss:.3f}  RLoss {self.RLoss:.3f}"
+        text = f"Err {self.Err:.1%}  RErr {self.RErr:.1%}  "
+        text += f"Loss {self.Loss:.3f}  RLoss {self.RLoss:.3f}"
         return "\n".join([f"{text}  (n = {len(self.loss)})", *(f"doubt: {d}" for d in self.doubts)])
 
 
@@ -58,8 +61,9 @@ def evaluate(
 ) -> Report:  # fmt: skip
     """Measure ``model`` in eval mode on images x (N, C, H, W) in [0, 1] and labels y (N,).
 
-    ``attack`` is any ``(f, x, y, g) -> x_adv`` or None (then RLoss = Loss). Its result is checked against eps and
-    [0, 1] and scored anew. ``doubts`` adds what speaks against trusting the attack (see ``doubtful``).
+    ``attack`` is any ``(f, x, y, g) -> x_adv`` or None (then RLoss = Loss). Its result is checked
+    against eps and [0, 1] and scored anew. ``doubts`` adds what speaks against trusting the attack
+    (see ``doubtful``).
     """
     checks.number("batch", batch)
     checks.examples(model, x, y)
@@ -93,7 +97,7 @@ def _report(model, x, y, attack, g) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _single_starts(attack) -> list:
-    """An attack with restarts as so many attacks of one start, so that RErr can count any of them."""
+    """An attack with restarts as so many of one start each: RErr counts any of them."""
     if attack is None:
         return []
     restarts = getattr(attack, "restarts", 1)
@@ -101,8 +105,9 @@ def _single_starts(attack) -> list:
 
 
 def doubtful(model, x, y, attack, report: Report, g) -> tuple[str, ...]:
-    """Reasons not to trust an attack, from one batch: random outputs, vanishing gradients, a weaker attack that
-    breaks what it could not (after Croce & Hein 2020)."""
+    """Reasons not to trust an attack, from one batch: random outputs, vanishing gradients, a weaker
+    attack that breaks what it could not (after Croce & Hein 2020).
+    """
     found = []
     with torch.no_grad():
         z = model(x)

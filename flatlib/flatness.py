@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from . import checks
 from .attacks import PGD, radius
-from .kernels import freeze
+from .kernels import fast, freeze
 from .losses import cross_entropy
-from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
+from .weights import Weights, add, detached, direction, layers, mode, project, sample
 
 SCOPES = ("batch", "dataset")
 REFERENCE_RESTARTS = 10
@@ -20,7 +20,8 @@ REFERENCE_RESTARTS = 10
 
 @dataclass(frozen=True)
 class Flatness:
-    """A rise of the loss in nats: ``value`` = mean of ``per_example`` = perturbed loss - ``reference``.
+    """A rise of the loss in nats: ``value`` = mean of ``per_example`` = perturbed loss -
+    ``reference``.
 
     ``std`` is the population standard deviation of the data-set mean over the weight perturbations.
     """
@@ -38,11 +39,11 @@ def average_flatness(
 ) -> Flatness:  # fmt: skip
     """E_nu[max_delta L(f(x + delta; w + nu), y)] - max_delta L(f(x + delta; w), y), Eq. (3).
 
-    ``nu`` is drawn ``n`` times from the sphere ||nu_l|| = xi ||w_l||; on every w + nu the ``attack`` runs anew.
-    ``scope="batch"`` draws a fresh nu for every batch (the paper), "dataset" one for all examples (the released
-    code). ``reference`` (N,) is the loss per example without nu; by default the attack with 10 restarts, against
-    one start under nu, as in the paper: values can be slightly negative. ``clean=True`` or ``attack=None``
-    measures the clean loss.
+    ``nu`` is drawn ``n`` times from the sphere ||nu_l|| = xi ||w_l||; on every w + nu the
+    ``attack`` runs anew. ``scope="batch"`` draws a fresh nu for every batch (the paper), "dataset"
+    one for all examples (the released code). ``reference`` (N,) is the loss per example without nu;
+    by default the attack with 10 restarts, against one start under nu, as in the paper: values can
+    be slightly negative. ``clean=True`` or ``attack=None`` measures the clean loss.
     """
     attack = None if clean else attack
     radius("xi", xi)
@@ -56,17 +57,19 @@ def average_flatness(
 
 
 def worst_flatness(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, xi: float = 0.003, steps: int = 20,
-    restarts: int = 10, generator: torch.Generator | None = None, *, lr: float | None = None,
-    lr_w: float = 0.001, clean: bool = False, scope: str = "batch", reference: Tensor | None = None,
-    batch: int = 128, progress: bool = False,
+    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, xi: float = 0.003,
+    steps: int = 20, restarts: int = 10, generator: torch.Generator | None = None, *,
+    lr: float | None = None, lr_w: float = 0.001, clean: bool = False, scope: str = "batch",
+    reference: Tensor | None = None, batch: int = 128, progress: bool = False,
 ) -> Flatness:  # fmt: skip
-    """max_nu max_delta L(f(x + delta; w + nu), y) - max_delta L(f(x + delta; w), y) over B_xi(w), Eq. (5).
+    """max_nu max_delta L(f(x + delta; w + nu), y) - max_delta L(f(x + delta; w), y) over B_xi(w),
+    Eq. (5).
 
-    Joint ascent: every step moves nu by ``lr_w`` ||w_l|| g_l/||g_l|| per layer and delta by ``lr`` sign(g), from
-    the same backward pass, then projects both; the last iterate counts. ``restarts`` random starts, the worst is
-    taken per batch (``scope="batch"``, the paper) or per data set ("dataset", the released code, where nu goes on
-    from batch to batch). ``reference`` and ``clean`` as in ``average_flatness``, with PGD-``steps``.
+    Joint ascent: every step moves nu by ``lr_w`` ||w_l|| g_l/||g_l|| per layer and delta by ``lr``
+    sign(g), from the same backward pass, then projects both; the last iterate counts. ``restarts``
+    random starts, the worst is taken per batch (``scope="batch"``, the paper) or per data set
+    ("dataset", the released code, where nu goes on from batch to batch). ``reference`` and
+    ``clean`` as in ``average_flatness``, with PGD-``steps``.
     """
     radius("xi", xi), radius("lr_w", lr_w), checks.number("steps", steps)
     attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
@@ -81,7 +84,9 @@ def worst_flatness(
 
 @dataclass
 class _Search:
-    """What both measures share: the groups of batches that see one nu, repeated draws, the reference."""
+    """What both measures share: the groups of batches that see one nu, repeated draws, the
+    reference.
+    """
 
     model: nn.Module
     x: Tensor
@@ -122,7 +127,8 @@ class _Search:
                     kept[span] = _reduced(table[:, span], worst)
         if reference.shape != kept.shape:
             raise ValueError(
-                f"reference: one loss per example wanted, {tuple(kept.shape)}, got {tuple(reference.shape)}"
+                f"reference: one loss per example wanted, {tuple(kept.shape)}, "
+                f"got {tuple(reference.shape)}"
             )
         rise, means = kept - reference, table.mean(1)
         return Flatness(
@@ -130,14 +136,16 @@ class _Search:
         )
 
     def _reference(self) -> Tensor:
-        attack = self.attack and replace(self.attack, restarts=REFERENCE_RESTARTS)
+        attack = self.attack
+        if hasattr(attack, "restarts"):
+            attack = replace(attack, restarts=REFERENCE_RESTARTS)
         frozen = freeze(self.model)
         parts = zip(self.x.split(self.batch), self.y.split(self.batch))
         return torch.cat([robust_loss(frozen, xb, yb, attack, self.generator) for xb, yb in parts])
 
 
 def _reduced(losses: Tensor, worst: bool) -> Tensor:
-    """(draws, n) -> (n,): the mean over draws, or the draw whose mean over the examples is highest."""
+    """(draws, n) -> (n,): the mean over draws, or the draw of highest mean over the examples."""
     return losses[losses.mean(1).argmax()] if worst else losses.mean(0)
 
 
@@ -149,8 +157,10 @@ def robust_loss(frozen, x: Tensor, y: Tensor, attack: PGD | None, g: torch.Gener
 
 
 def _joint(search: _Search, group: list[slice], xi: float, steps: int, lr_w: float, g) -> Tensor:
-    """One start of the joint ascent over (nu, delta) on the batches of a group: the final losses (n,)."""
-    f, w, attack, x, y = as_function(search.model), search.w, search.attack, search.x, search.y
+    """One start of the joint ascent over (nu, delta) on the batches of a group: the final losses
+    (n,).
+    """
+    f, w, attack, x, y = fast(search.model), search.w, search.attack, search.x, search.y
     shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
     nu = {k: v * shrink[k] for k, v in sample(w, xi, g).items()}
     deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}

@@ -1,4 +1,4 @@
-"""Extreme eigenvalues of the Hessian of the mean loss in weight space (Stutz et al. 2021, App. B)."""
+"""Extreme eigenvalues of the mean loss's Hessian in weight space (Stutz et al. 2021, App. B)."""
 
 import numpy as np
 import torch
@@ -6,17 +6,19 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from . import checks
+from .kernels import fast
 from .losses import cross_entropy
-from .weights import as_function, detached, layers, mode
+from .weights import detached, layers, mode
 
 
 def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
-    """v (P,) -> H v (P,), H the Hessian of the mean clean cross-entropy over all examples, by double backward.
+    """v (P,) -> H v (P,), H the Hessian of the mean clean cross-entropy over all examples, by
+    double backward.
 
-    P counts the scalars of all layers with two or more dimensions, in the order of ``layers(model, biases=False)``.
-    The mean is over examples, whatever the batch size.
+    P counts the scalars of all layers with two or more dimensions, in the order of ``layers(model,
+    biases=False)``. The mean is over examples, whatever the batch size.
     """
-    f = as_function(model)
+    f = fast(model)
     w = {k: v.requires_grad_() for k, v in detached(layers(model, biases=False)).items()}
 
     def hessian_times(v: Tensor) -> Tensor:
@@ -42,11 +44,12 @@ def eigenvalues(
     tol: float = 1e-2,
     seed: int = 0,
 ) -> Tensor:
-    """``k`` eigenvalues from both ends of the spectrum, ascending, (k,), of the Hessian of the mean clean loss.
+    """``k`` eigenvalues from both ends of the spectrum, ascending, (k,), of the Hessian of the mean
+    clean loss.
 
-    SciPy's implicitly restarted Lanczos (``eigsh``, both ends) on a matrix-free product; the model in eval mode;
-    weight tensors of two or more dimensions. ``tol`` is relative. The released code sums the gradients of four
-    batches: its values are four times these.
+    SciPy's implicitly restarted Lanczos (``eigsh``, both ends) on a matrix-free product; the model
+    in eval mode; weight tensors of two or more dimensions. ``tol`` is relative. The released code
+    sums the gradients of four batches: its values are four times these.
     """
     checks.number("k", k)
     checks.number("batch", batch)

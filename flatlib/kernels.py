@@ -1,9 +1,9 @@
-"""Speed, behind one seam: ``freeze(model, w)`` is the function x -> logits of a fixed weight set.
+"""Speed, behind one seam: ``freeze`` and ``fast`` give a network as a function, made fast.
 
-Attacks and measures call it; nothing else knows how it is made fast. With the weights fixed and the model in eval
-mode, batch norm is an affine map and folds into the convolution before it, and tensors can lie channels-last. The
-network is traced once into a graph whose convolutions take their tensors from a dict; a new weight set then costs
-one fold. A network that cannot be traced so, or that is in train mode, runs as it is.
+Attacks and measures call them; nothing else knows how it is done. In eval mode batch norm is an
+affine map and folds into the convolution before it, and tensors can lie channels-last. The network
+is traced once into a graph whose convolutions take their tensors from a dict; a new weight set then
+costs one fold. A network that cannot be traced so, or that is in train mode, runs as it is.
 """
 
 import operator
@@ -16,29 +16,46 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .models import ReBatchNorm
-from .weights import Weights, as_function, detached, layers
+from .weights import Weights, as_function, detached
 
-_PLANS: weakref.WeakKeyDictionary = (
-    weakref.WeakKeyDictionary()
-)  # model -> (its modules, its plan or None)
+_PLANS = weakref.WeakKeyDictionary()  # model -> (its modules, its plan or None)
 
 
 def freeze(model: nn.Module, w: Weights | None = None):
-    """x (N, C, H, W) -> logits (N, K) of ``model`` with the weights ``w`` (its own if None) held fixed.
+    """x (N, C, H, W) -> logits (N, K) of ``model`` with the weights ``w`` (its own if None) fixed.
 
-    No gradient reaches the weights; the one for x passes. Equal to the model up to float32 rounding. Freeze in the
-    mode that is wanted, and anew when weights or statistics have changed.
+    No gradient reaches the weights; the one for x passes. Equal to the model up to float32
+    rounding. Freeze in the mode that is wanted, and anew when weights or statistics have changed.
     """
-    tensors = {**detached(dict(model.named_parameters())), **detached(w or {})}
-    plan = _plan(model)
+    tensors, plan = {**_tensors(model), **detached(w or {})}, _plan(model)
     if plan is None:
         f = as_function(model)
         return lambda x: f(tensors, x)
-    return plan.frozen({**dict(model.named_buffers()), **tensors})
+    with torch.no_grad():
+        folded = plan.fold(tensors)
+    return lambda x: plan(folded, x)
+
+
+def fast(model: nn.Module):
+    """f(w, x) -> logits (N, K), what ``as_function(model)`` gives, up to float32 rounding.
+
+    Gradients reach ``w`` and ``x``: folding is differentiated too. The model's mode counts when
+    ``fast`` is called, its other tensors are taken as they are then.
+    """
+    plan, others = _plan(model), _tensors(model)
+    if plan is None:
+        return as_function(model)
+    return lambda w, x: plan(plan.fold({**others, **w}), x)
+
+
+def _tensors(model: nn.Module) -> Weights:
+    return {**dict(model.named_buffers()), **detached(dict(model.named_parameters()))}
 
 
 def _plan(model: nn.Module) -> "_Plan | None":
-    """The plan of ``model``, traced when first asked for and again when its modules are others than then."""
+    """The plan of ``model``, traced when first asked for and again when its modules are others than
+    then.
+    """
     modules = dict(model.named_modules())
     if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
         return None
@@ -57,15 +74,19 @@ class _Leaves(torch.fx.Tracer):
 
 
 class _Plan:
-    """A traced network: its graph as a function of x and folded tensors, and which convolution meets which norm."""
+    """A traced network: its graph as a function of x and folded tensors, and which convolution
+    meets which norm.
+    """
 
     def __init__(self, graph, folds: dict[str, str | None], constants: list[str], model: nn.Module):
         self.graph, self.folds, self.constants = graph, folds, constants
         self.norms = {name: model.get_submodule(name) for name in folds.values() if name}
 
-    @torch.no_grad()
-    def frozen(self, tensors: Weights):
-        """The folded function for these parameters and buffers by name."""
+    def __call__(self, folded: Weights, x: Tensor) -> Tensor:
+        return self.graph(x.contiguous(memory_format=torch.channels_last), folded)
+
+    def fold(self, tensors: Weights) -> Weights:
+        """What the graph reads, from the network's parameters and buffers by name."""
         folded = {name: tensors[name] for name in self.constants}
         for name, norm in self.folds.items():
             weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
@@ -74,16 +95,13 @@ class _Plan:
             if weight.ndim == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
             folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
-        graph = self.graph
-
-        def frozen(x: Tensor) -> Tensor:
-            return graph(x.contiguous(memory_format=torch.channels_last), folded)
-
-        return frozen
+        return folded
 
 
 def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm):
-    """norm(conv(x)) = conv'(x): w' = s w, b' = s (b - mean) + beta with s = gamma / sqrt(var + eps)."""
+    """norm(conv(x)) = conv'(x): w' = s w, b' = s (b - mean) + beta with s = gamma / sqrt(var +
+    eps).
+    """
     gamma = tensors[f"{norm}.weight"] + (1 if isinstance(module, ReBatchNorm) else 0)
     scale = gamma * torch.rsqrt(tensors[f"{norm}.running_var"] + module.eps)
     shift = (
@@ -93,8 +111,10 @@ def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, modu
 
 
 def _traced(model: nn.Module) -> _Plan | None:
-    """Trace ``model`` and rewrite convolutions, linear layers and buffers to take their tensors from a dict; None
-    if its control flow cannot be traced or other modules hold trainable tensors."""
+    """Trace ``model`` and rewrite convolutions, linear layers and buffers to take their tensors
+    from a dict; None if its control flow cannot be traced or other modules hold trainable
+    tensors.
+    """
     try:
         graph = _Leaves().trace(model)
     except (torch.fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, ValueError):
@@ -126,7 +146,9 @@ def _traced(model: nn.Module) -> _Plan | None:
 
 
 def _drop_identities(graph, modules) -> None:
-    """Take out modules that do nothing in eval mode, so that a norm stands right behind its convolution."""
+    """Take out modules that do nothing in eval mode, so that a norm stands right behind its
+    convolution.
+    """
     for node in [node for node in graph.nodes if node.op == "call_module"]:
         if isinstance(modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd)):
             node.replace_all_uses_with(node.args[0])
@@ -144,12 +166,14 @@ def _take_attributes(graph, given) -> list[str]:
 
 
 def _take_over(graph, node, module, given, modules) -> str | None:
-    """Replace a module call by its function on tensors from the dict; the name of the norm folded into it."""
+    """Replace a module call by its function on tensors from the dict; the name of the norm folded
+    into it.
+    """
     norm = next(iter(node.users)) if len(node.users) == 1 else None
     foldable = (
         norm is not None and norm.op == "call_module" and type(module) is nn.Conv2d
-        and type(modules[norm.target]) in (nn.BatchNorm2d, ReBatchNorm) and modules[norm.target].affine
-        and modules[norm.target].track_running_stats
+        and type(modules[norm.target]) in (nn.BatchNorm2d, ReBatchNorm)
+        and modules[norm.target].affine and modules[norm.target].track_running_stats
     )  # fmt: skip
     name = node.target
     with graph.inserting_before(node):

@@ -1,4 +1,6 @@
-"""The robust loss along normalised directions in weight space (Stutz et al. 2021, Sec. 3.2 and App. D)."""
+"""The robust loss along normalised directions in weight space (Stutz et al. 2021, Sec. 3.2 and App.
+D).
+"""
 
 from dataclasses import replace
 
@@ -25,11 +27,12 @@ def slices(
 ) -> pd.DataFrame:  # fmt: skip
     """RLoss at w + s nu for ``points`` values s in [-1, 1] and ``n`` directions nu, a row each.
 
-    Columns: direction (0..n-1), s, rloss (nats, mean over x). Every nu is normalised per layer or per filter to
-    ||w_l||, Eq. (2), then scaled by ``length`` (random 0.5, adversarial 0.025). Adversarial examples are computed
-    anew at every point; without ``attack`` the clean loss is followed. "adversarial" directions are found by
-    ascending the loss in weight space on examples that are adversarial at w. The paper shows the mean over random
-    directions and the maximum over adversarial ones, on 128 test examples with PGD-10.
+    Columns: direction (0..n-1), s, rloss (nats, mean over x). Every nu is normalised per layer or
+    per filter to ||w_l||, Eq. (2), then scaled by ``length`` (random 0.5, adversarial 0.025).
+    Adversarial examples are computed anew at every point; without ``attack`` the clean loss is
+    followed. "adversarial" directions are found by ascending the loss in weight space on examples
+    that are adversarial at w. The paper shows the mean over random directions and the maximum over
+    adversarial ones, on 128 test examples with PGD-10.
     """
     checks.choice("kind", kind, KINDS)
     checks.number("points", points, 2), checks.number("n", n)
@@ -58,7 +61,9 @@ def ascent(
     steps: int = 7,
     lr: float = 0.01,
 ) -> Weights:
-    """An adversarial direction: normalised ascent on the loss of fixed adversarial examples within B_xi(w)."""
+    """An adversarial direction: normalised ascent on the loss of fixed adversarial examples within
+    B_xi(w).
+    """
     f, w = as_function(model), detached(layers(model))
     x_adv = x if attack is None else replace(attack, restarts=1)(freeze(model), x, y, g)
     nu = {k: v * torch.rand((), generator=g, device=x.device) for k, v in sample(w, xi, g).items()}

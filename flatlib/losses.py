@@ -13,7 +13,9 @@ ROTATIONS = 4
 
 
 def cross_entropy(z: Tensor, target: Tensor) -> Tensor:
-    """-sum_k target_k log softmax(z)_k, (N,). ``target`` holds classes (N,) or probabilities (N, K)."""
+    """-sum_k target_k log softmax(z)_k, (N,). ``target`` holds classes (N,) or probabilities (N,
+    K).
+    """
     return F.cross_entropy(z, target, reduction="none")
 
 
@@ -33,7 +35,9 @@ class Adversarial:
 
 @dataclass(frozen=True)
 class Trades:
-    """CE(f(x), target) + lam KL(f(x) || f(x_adv)) (Zhang et al. 2019). Two forward passes, clean first."""
+    """CE(f(x), target) + lam KL(f(x) || f(x_adv)) (Zhang et al. 2019). Two forward passes, clean
+    first.
+    """
 
     lam: float = 6.0
 
@@ -46,8 +50,8 @@ class Trades:
 class Mart:
     """BCE(f(x_adv), y) + lam KL(f(x) || f(x_adv)) (1 - p_y) (Wang et al. 2020). Two forward passes.
 
-    BCE = CE(f(x_adv), target) - log(1.0001 - max_{k != y} p_adv_k + 1e-12); the weight 1 - p_y, with p from
-    the clean pass, carries gradient (1.0000001 in place of 1, as in the official code).
+    BCE = CE(f(x_adv), target) - log(1.0001 - max_{k != y} p_adv_k + 1e-12); the weight 1 - p_y,
+    with p from the clean pass, carries gradient (1.0000001 in place of 1, as in the official code).
     """
 
     lam: float = 6.0
@@ -67,10 +71,12 @@ class Mart:
 
 @dataclass(frozen=True)
 class Rotation:
-    """CE(classes) over the upright examples + lam CE(rotation) over the rotated ones (Hendrycks et al. 2019).
+    """CE(classes) over the upright examples + lam CE(rotation) over the rotated ones (Hendrycks et
+    al. 2019).
 
-    Expects logits (N, K + 4) and labels y in [0, K + 4): K + r for an image turned by r quarters. Each term is
-    a mean over its own examples, written here as per-example weights. One forward pass.
+    Expects logits (N, K + 4) and labels y in [0, K + 4): K + r for an image turned by r quarters.
+    Each term is a mean over its own examples, written here as per-example weights. One forward
+    pass.
     """
 
     lam: float = 4.0
@@ -86,7 +92,9 @@ class Rotation:
 
 
 def own_task(z: Tensor, y: Tensor) -> Tensor:
-    """Logits (N, K + 4) with the other task's set to -inf: classes where y < K, rotations elsewhere."""
+    """Logits (N, K + 4) with the other task's set to -inf: classes where y < K, rotations
+    elsewhere.
+    """
     classes = z.shape[1] - ROTATIONS
     column_rotates = torch.arange(z.shape[1], device=z.device) >= classes
     return z.masked_fill(column_rotates[None] != (y >= classes)[:, None], float("-inf"))

@@ -1,6 +1,7 @@
 """The measures of a trained model as rows of a tidy table, by the profile's protocol.
 
-Every measure draws from a generator of its own, so that its value does not depend on which others were asked for.
+Every measure draws from a generator of its own, so that its value does not depend on which others
+were asked for.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from .attacks import PGD, AutoAttack
+from .attacks import PGD
 from .data import Dataset, Split
 from .evaluate import Report, evaluate
 from .flatness import average_flatness, worst_flatness
@@ -53,7 +54,9 @@ class Subject:
 
 
 def robustness(s: Subject) -> list[dict]:
-    """Err and Loss; RErr and RLoss by PGD with restarts, RLoss also over clean-correct and -incorrect examples."""
+    """Err and Loss; RErr and RLoss by PGD with restarts, RLoss also over clean-correct and
+    -incorrect examples.
+    """
     report, attack = s.report, f"pgd{s.protocol.steps}x{s.protocol.restarts}"
     rows = [s.row("err", report.Err), s.row("loss", report.Loss)]
     rows += [s.row("rerr", report.RErr, attack), s.row("rloss", report.RLoss, attack)]
@@ -87,8 +90,8 @@ def worst(s: Subject) -> list[dict]:
     p, rows = s.protocol, []
     for xi in p.worst_xi:
         flat = worst_flatness(
-            s.model, s.x, s.y, s.profile.eps, xi, p.steps, p.worst_restarts, s.generator(f"worst/{xi}"),
-            lr_w=p.worst_lr, reference=s.report.robust_loss,
+            s.model, s.x, s.y, s.profile.eps, xi, p.steps, p.worst_restarts,
+            s.generator(f"worst/{xi}"), lr_w=p.worst_lr, reference=s.report.robust_loss,
         )  # fmt: skip
         row = s.row(
             "worst_flatness_rloss",
@@ -104,7 +107,7 @@ def worst(s: Subject) -> list[dict]:
 
 MEASURES = {"robustness": robustness, "autoattack": autoattack, "average": average, "worst": worst}
 
-# What a run is measured with unless asked otherwise: (measure, which model, which part of the data).
+# What a run is measured with unless asked otherwise: (measure, which model, which images).
 DEFAULT = (
     ("robustness", "last", "test"), ("autoattack", "last", "test"), ("average", "last", "test"),
     ("worst", "last", "test"), ("robustness", "last", "train"), ("autoattack", "last", "train"),

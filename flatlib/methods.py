@@ -1,11 +1,12 @@
 """A training method is a record of parts; one step (``train.objective``) executes all of them.
 
-``replace(AT, slot=part)`` is a new method. Settings are the paper's; a profile rescales them (``profiles``).
+``replace(AT, slot=part)`` is a new method. Settings are the paper's; a profile rescales them
+(``profiles``).
 """
 
 import difflib
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from .attacks import PGD, PerTask
 from .data import Batches
 from .losses import Adversarial, Mart, Rotation, Trades
 from .models import ACTIVATIONS
-from .steps import EMA, SGD, Ascend, Clip, Cyclic, EntropySGD, Constant, Stay, Steps
+from .steps import EMA, SGD, Ascend, Clip, Constant, Cyclic, EntropySGD, Stay, Steps
 
 
 class Batch(NamedTuple):
@@ -39,7 +40,9 @@ class Exact:
 
 @dataclass(frozen=True)
 class Smooth:
-    """Label smoothing: 1 - tau + tau/K on the true class, tau/K elsewhere; the mean of ``Noise(tau)``."""
+    """Label smoothing: 1 - tau + tau/K on the true class, tau/K elsewhere; the mean of
+    ``Noise(tau)``.
+    """
 
     tau: float = 0.3
 
@@ -49,7 +52,9 @@ class Smooth:
 
 @dataclass(frozen=True)
 class Noise:
-    """Label noise: with probability tau a uniform class, perhaps the true one, anew at every update."""
+    """Label noise: with probability tau a uniform class, perhaps the true one, anew at every
+    update.
+    """
 
     tau: float = 0.3
 
@@ -63,10 +68,11 @@ class Noise:
 class Method:
     """How to train: the defaults are the paper's adversarial training (AT).
 
-    ``attack`` (f, x, y, g) -> x_adv, or None for clean training; ``labels`` (y, K, g) -> target (N, K); ``loss``
-    (f, batch) -> (N,); ``nudge`` (objective, w) -> nu; ``optimiser`` and ``schedule``; ``project`` after every
-    step; ``average`` evaluated in place of the weights; ``data`` cuts and augments batches; ``epochs`` as a
-    fraction of the profile's; ``attack_mode`` is batch norm's mode while attacking.
+    ``attack`` (f, x, y, g) -> x_adv, or None for clean training; ``labels`` (y, K, g) -> target (N,
+    K); ``loss`` (f, batch) -> (N,); ``nudge`` (objective, w) -> nu; ``optimiser`` and ``schedule``;
+    ``project`` after every step; ``average`` evaluated in place of the weights; ``data`` cuts and
+    augments batches; ``epochs`` as a fraction of the profile's; ``attack_mode`` is batch norm's
+    mode while attacking.
     """
 
     attack: object = PGD()
@@ -105,7 +111,9 @@ def describe(part) -> str:
 
 
 def differences(method: Method) -> dict[str, str]:
-    """The slots in which ``method`` differs from AT, described: names, keys and legends come from here."""
+    """The slots in which ``method`` differs from AT, described: names, keys and legends come from
+    here.
+    """
     slots = [f.name for f in fields(method) if getattr(method, f.name) != getattr(AT, f.name)]
     return {slot: describe(getattr(method, slot)) for slot in slots}
 
@@ -143,4 +151,9 @@ CATALOGUE = _Catalogue({
     "gelu": replace(AT, activation="gelu"),
 })  # fmt: skip
 
-TABLE1 = tuple(CATALOGUE)  # the 19 methods of Table 1
+# The methods of Table 1 of Stutz et al. 2021, each at its best setting there.
+TABLE1 = (
+    "at", "eps9", "unlabeled", "autoaugment", "late", "cyclic2", "wd0.05", "smooth0.3", "noise0.3",
+    "ema0.9975", "clip0.005", "awp0.01", "entropy1", "trades6", "mart6", "ssl4", "mish", "silu",
+    "gelu",
+)  # fmt: skip

@@ -1,4 +1,6 @@
-"""The networks: pixels in [0, 1] outside, normalisation inside, rebn batch norm (spec of Stutz et al. 2021)."""
+"""The networks: pixels in [0, 1] outside, normalisation inside, rebn batch norm (spec of Stutz et
+al. 2021).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,9 @@ ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "mish": F.mish, "gelu": F.gelu}
 
 
 class ReBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose stored scale is gamma - 1, so weight decay pulls the scale to 1 and clipping bounds
-    |gamma - 1| ("rebn" of the released code)."""
+    """Batch norm whose stored scale is gamma - 1, so weight decay pulls the scale to 1 and clipping
+    bounds |gamma - 1| ("rebn" of the released code).
+    """
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -49,9 +52,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """A CIFAR-style ResNet: (N, C, H, W) pixels in [0, 1] -> (N, K) logits.
 
-    ``blocks`` counts the basic blocks per stage; widths double from ``width``, stages after the first halve
-    the resolution. ``ResNet()`` is the paper's ResNet-18: 11 174 922 trainable parameters. ``mean`` and
-    ``std`` are the training set's, per channel, in pixels.
+    ``blocks`` counts the basic blocks per stage; widths double from ``width``, stages after the
+    first halve the resolution. ``ResNet()`` is the paper's ResNet-18: 11 174 922 trainable
+    parameters. ``mean`` and ``std`` are the training set's, per channel, in pixels.
     """
 
     def __init__(
@@ -88,7 +91,8 @@ class ResNet(nn.Module):
 
 
 class WithRotations(nn.Module):
-    """A ResNet with a second head for four rotations: (N, C, H, W) -> (N, K + 4) logits, classes first.
+    """A ResNet with a second head for four rotations: (N, C, H, W) -> (N, K + 4) logits, classes
+    first.
 
     Used only while training with self-supervision; the head is no layer and is dropped afterwards.
     """
@@ -112,7 +116,7 @@ class WithRotations(nn.Module):
 
 
 def initialise(model: nn.Module, g: torch.Generator) -> nn.Module:
-    """He initialisation from one generator: convs N(0, 2/fan_out), linear N(0, 2/fan_in), biases 0."""
+    """He initialisation: convolutions N(0, 2/fan_out), linear N(0, 2/fan_in), biases 0."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d):

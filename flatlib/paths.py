@@ -1,4 +1,6 @@
-"""Where things lie: one place for every folder, so that no notebook depends on the directory it is started from."""
+"""Where things lie: one place for every folder, so that no notebook depends on the directory it is
+started from.
+"""
 
 import os
 from pathlib import Path

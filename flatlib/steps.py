@@ -1,5 +1,6 @@
-"""What happens to weights around a gradient: before it (nudge), with it (optimiser, schedule), after it
-(project) and beside it (average). Each part is a frozen record with a neutral setting."""
+"""What happens to weights around a gradient: before it (nudge), with it (optimiser, schedule),
+after it (project) and beside it (average). Each part is a frozen record with a neutral setting.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .weights import Weights, add, direction, norms
 
-# ---- before: nudge(objective, w) -> nu; the gradient is then taken at w + nu ---------------------------------
+# ---- before: nudge(objective, w) -> nu; the gradient is then taken at w + nu
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,11 @@ class Stay:
 
 @dataclass(frozen=True)
 class Ascend:
-    """Adversarial weight perturbation (Wu et al. 2020): nu_l = xi ||w_l|| g_l / ||g_l||, one normalised ascent step.
+    """Adversarial weight perturbation (Wu et al. 2020): nu_l = xi ||w_l|| g_l / ||g_l||, one
+    normalised ascent step.
 
-    Only tensors of two or more dimensions move: no biases, no normalisation parameters. A layer whose gradient
-    or norm is zero stays.
+    Only tensors of two or more dimensions move: no biases, no normalisation parameters. A layer
+    whose gradient or norm is zero stays.
     """
 
     xi: float = 0.01
@@ -40,7 +42,9 @@ class Ascend:
 
 @dataclass(frozen=True)
 class SAM:
-    """Sharpness-aware minimisation (Foret et al. 2021): nu = rho g / ||g||, one step over all layers together."""
+    """Sharpness-aware minimisation (Foret et al. 2021): nu = rho g / ||g||, one step over all
+    layers together.
+    """
 
     rho: float = 0.05
 
@@ -60,7 +64,7 @@ def gradient(objective, w: Weights, wrt: Weights) -> Weights:
     return dict(zip(wrt, grads))
 
 
-# ---- with: optimisers build a torch optimiser; step(closure) may call the closure as often as it likes ---------
+# ---- with: optimisers build a torch optimiser; step(closure) may call the closure often
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,13 @@ class Adam:
 
 @dataclass(frozen=True)
 class EntropySGD:
-    """Entropy-SGD (Chaudhari et al. 2017): descend towards the average mu of a short Langevin walk from w.
+    """Entropy-SGD (Chaudhari et al. 2017): descend towards the average mu of a short Langevin walk
+    from w.
 
-    Per step, ``walk`` times: g = gradient at w' on the next mini-batch + decay w' - gamma (w - w') + noise/
-    sqrt(0.5 inner) N(0, I); w' -= inner g; mu <- keep mu + (1 - keep) w'. Then one SGD step of size ``lr`` along
-    w - mu (+ decay w). ``walk=0`` is plain SGD. Each mini-batch serves one gradient; the released code spends one
-    more per step, whose gradient it discards.
+    Per step, ``walk`` times: g = gradient at w' on the next mini-batch + decay w' - gamma (w - w')
+    + noise/ sqrt(0.5 inner) N(0, I); w' -= inner g; mu <- keep mu + (1 - keep) w'. Then one SGD
+    step of size ``lr`` along w - mu (+ decay w). ``walk=0`` is plain SGD. Each mini-batch serves
+    one gradient; the released code spends one more per step, whose gradient it discards.
     """
 
     walk: int = 1
@@ -155,7 +160,7 @@ class _EntropySGD(torch.optim.SGD):
             mu.mul_(part.keep).add_((1 - part.keep) * p)
 
 
-# ---- schedules: progress t in [0, 1) -> what to set in the optimiser, lr as a factor of the base rate ------------
+# ---- schedules: progress t in [0, 1) -> optimiser settings, lr as a factor of the base rate
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cyclic:
-    """``cycles`` triangles 0 -> peak -> 0, peak in units of the base rate; momentum runs 0.9 -> 0.8 -> 0.9."""
+    """``cycles`` triangles 0 -> peak -> 0, peak in units of the base rate; momentum runs 0.9 -> 0.8
+    -> 0.9.
+    """
 
     cycles: int = 1
     peak: float = 4.0
@@ -189,7 +196,7 @@ class Cyclic:
         return {"lr": self.peak * height, "momentum": 0.9 - 0.1 * height}
 
 
-# ---- after: project(parameters) in place -----------------------------------------------------------------------
+# ---- after: project(parameters) in place
 
 
 @dataclass(frozen=True)
@@ -205,12 +212,14 @@ class Clip:
                 p.clamp_(-self.w_max, self.w_max)
 
 
-# ---- beside: a running average of the weights, evaluated in their place ------------------------------------------
+# ---- beside: a running average of the weights, evaluated in their place
 
 
 @dataclass(frozen=True)
 class EMA:
-    """w_bar <- tau w_bar + (1 - tau) w after every step, from the initial weights on. Buffers are the model's."""
+    """w_bar <- tau w_bar + (1 - tau) w after every step, from the initial weights on. Buffers are
+    the model's.
+    """
 
     tau: float = 0.9975
     every = "step"
@@ -223,7 +232,9 @@ class EMA:
 
 @dataclass(frozen=True)
 class SWA:
-    """The running mean of the weights at the end of every epoch from ``after`` (fraction of training) on."""
+    """The running mean of the weights at the end of every epoch from ``after`` (fraction of
+    training) on.
+    """
 
     after: float = 0.4
     every = "epoch"

@@ -1,4 +1,6 @@
-"""Training: named random streams, the one step that executes every method, an epoch loop that resumes."""
+"""Training: named random streams, the one step that executes every method, an epoch loop that
+resumes.
+"""
 
 import hashlib
 import time
@@ -27,7 +29,9 @@ STREAMS = ("weights", "order", "augment", "auxiliary", "attack", "labels", "walk
 
 
 class Streams(dict):
-    """One generator per purpose, all from one seed: more label noise leaves batch order and attacks as they were."""
+    """One generator per purpose, all from one seed: more label noise leaves batch order and attacks
+    as they were.
+    """
 
     def __init__(self, seed: int, device="cpu"):
         super().__init__()
@@ -48,8 +52,8 @@ def objective(
 ) -> Tensor:
     """The scalar a method descends on one batch: attack, label, nudge, loss at w + nu.
 
-    Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits on x_adv, for
-    the training curves.
+    Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits
+    on x_adv, for the training curves.
     """
     f, w = as_function(net), layers(net)
     x, y = split
@@ -72,7 +76,9 @@ def objective(
 
 
 class Training:
-    """A run in progress: everything that changes from step to step, and how to save it and go on from it."""
+    """A run in progress: everything that changes from step to step, and how to save it and go on
+    from it.
+    """
 
     def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
         self.method, self.profile = profiles.adapt(method, profile), profile
@@ -96,7 +102,7 @@ class Training:
         return {k: p.detach().clone() for k, p in self.net.named_parameters()}
 
     def run_epoch(self) -> None:
-        """One epoch of steps, its row of the history, and the average where it is taken per epoch."""
+        """One epoch of steps, its row of the history, and an average taken per epoch."""
         started = time.perf_counter()
         steps = -(-len(self.data.train) // self.method.data.size)
         batches = self._batches()
@@ -152,10 +158,11 @@ class Training:
             )
 
     def model(self) -> nn.Module:
-        """The network as it is evaluated now: without auxiliary head, with averaged weights if there are any.
+        """The network as it is evaluated now: without auxiliary head, with averaged weights if
+        there are any.
 
-        Batch norm's statistics are the current ones for EMA (as released) and estimated anew by one clean pass
-        over the training images for SWA.
+        Batch norm's statistics are the current ones for EMA (as released) and estimated anew by one
+        clean pass over the training images for SWA.
         """
         net = deepcopy(self.net)
         if self.average:
@@ -207,7 +214,9 @@ class Training:
 
 
 class _Curves:
-    """Running means over an epoch's mini-batches: the loss descended, and plain CE and error on x_adv."""
+    """Running means over an epoch's mini-batches: the loss descended, and plain CE and error on
+    x_adv.
+    """
 
     def __init__(self, classes: int):
         self.classes, self.rows = classes, []
@@ -239,10 +248,13 @@ def _estimate_statistics(net: nn.Module, x: Tensor, size: int) -> None:
 
 @torch.no_grad()
 def pseudo_labelled(data: Dataset, profile: Profile, seed: int, device="cpu") -> Split:
-    """The pool with the labels a cleanly trained model of the same seed gives it; true labels are not looked at."""
+    """The pool with the labels a cleanly trained model of the same seed gives it; true labels are
+    not looked at.
+    """
     if not len(data.pool):
         raise ValueError(
-            f"profile={profile.name!r} trains on all images: no unlabelled ones are left for the pool"
+            f"profile={profile.name!r} trains on all images: "
+            "no unlabelled ones are left for the pool"
         )
     with torch.enable_grad():
         teacher, _ = fit(replace(AT, attack=None), profile, seed, device=device)
@@ -255,9 +267,9 @@ def fit(
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """Train ``method`` at ``profile``; the model in eval mode and its history, a row per epoch.
 
-    With a ``folder`` the state is saved after every epoch (``state.safetensors``) and a further call goes on from
-    there, bit-identical to a run that was never interrupted on the same machine with as many threads; the
-    candidates for early stopping are kept as ``epoch-NNN.safetensors``.
+    With a ``folder`` the state is saved after every epoch (``state.safetensors``) and a further
+    call goes on from there, bit-identical to a run that was never interrupted on the same machine
+    with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``.
     """
     training = Training(method, profiles.get(profile), seed, device)
     state = folder and Path(folder) / "state.safetensors"
@@ -281,7 +293,7 @@ def fit(
 
 
 def _keep(training: Training, folder: Path) -> None:
-    """Keep the model of epochs 0, s, 2s, ... and of the last one, numbered from 0 as in the paper."""
+    """Keep the models of epochs 0, s, 2s, ... and of the last; epochs count from 0."""
     epoch = training.epoch - 1
     if epoch % training.profile.snapshot_every == 0 or training.epoch == training.epochs:
         path = folder / f"epoch-{epoch:03d}.safetensors"

@@ -1,8 +1,8 @@
 """torchvision beside a CPU-only torch: import ``datasets`` and ``transforms`` from here.
 
-PyPI's torchvision is built against CUDA. Beside a CPU torch its C++ operators do not load, which it tolerates but
-for two operator registrations that fail at import. Declaring their schemas is enough; the operators themselves
-(nms, ...) stay unavailable and say so when called.
+PyPI's torchvision is built against CUDA. Beside a CPU torch its C++ operators do not load, which it
+tolerates but for two operator registrations that fail at import. Declaring their schemas is enough;
+the operators themselves (nms, ...) stay unavailable and say so when called.
 """
 
 import torch

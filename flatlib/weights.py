@@ -1,7 +1,8 @@
 """Weights as values: the network is a function f(w, x), a perturbation is a dict of tensors.
 
-A *layer* is one trainable tensor: the weight and the bias of a convolution are two layers. Parameters of
-normalisation modules and of auxiliary heads are no layers (Stutz et al. 2021, Sec. 3.2).
+A *layer* is one trainable tensor: the weight and the bias of a convolution are two layers.
+Parameters of normalisation modules and of auxiliary heads are no layers (Stutz et al. 2021, Sec.
+3.2).
 """
 
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ _TINY = 1e-12  # keeps 0/0 out of directions: conv biases before batch norm star
 def layers(model: nn.Module, biases: bool = True) -> Weights:
     """The perturbed tensors of ``model`` by name, the live parameters themselves.
 
-    Chosen by module type, not by name: every trainable tensor but those of normalisation modules and of
-    modules marked ``auxiliary = True``. ``biases=False`` keeps tensors of two or more dimensions only (AWP,
-    Hessian). For the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21 without biases.
+    Chosen by module type, not by name: every trainable tensor but those of normalisation modules
+    and of modules marked ``auxiliary = True``. ``biases=False`` keeps tensors of two or more
+    dimensions only (AWP, Hessian). For the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21
+    without biases.
     """
     found = {}
     for prefix, module in _without_auxiliary(model):
@@ -68,8 +70,8 @@ def add(w: Weights, nu: Weights, scale: float = 1.0) -> Weights:
 def norms(w: Weights, per: str = "layer") -> Weights:
     """||w_l||_2 per layer, each shaped to broadcast against its tensor.
 
-    ``per="filter"`` takes one norm per output filter of tensors with four dimensions and treats all others
-    as one unit (Li et al. 2018 as used in Stutz et al. 2021, App. E).
+    ``per="filter"`` takes one norm per output filter of tensors with four dimensions and treats all
+    others as one unit (Li et al. 2018 as used in Stutz et al. 2021, App. E).
     """
     if per not in ("layer", "filter"):
         raise ValueError(f"per={per!r}: choose 'layer' or 'filter'")
@@ -82,7 +84,8 @@ def norms(w: Weights, per: str = "layer") -> Weights:
 
 
 def direction(nu: Weights, w: Weights, per: str = "layer") -> Weights:
-    """nu_l / ||nu_l|| * ||w_l||, Eq. (2): every layer of ``nu`` gets the length of the same layer of ``w``.
+    """nu_l / ||nu_l|| * ||w_l||, Eq. (2): every layer of ``nu`` gets the length of the same layer
+    of ``w``.
 
     A zero tensor in either gives zero, never NaN.
     """
@@ -90,10 +93,12 @@ def direction(nu: Weights, w: Weights, per: str = "layer") -> Weights:
     return {k: v * (target[k] / size[k].clamp_min(_TINY)) for k, v in nu.items()}
 
 
+@torch.no_grad()
 def sample(w: Weights, xi: float, g: torch.Generator, per: str = "layer") -> Weights:
     """A random nu on the sphere ||nu_l|| = xi ||w_l|| of every layer, Eq. (4) with equality.
 
-    In high dimension uniform-in-ball is the same; the released code samples on the sphere too.
+    In high dimension uniform-in-ball is the same; the released code samples on the sphere too. A
+    constant: no gradient passes through ||w_l||.
     """
     noise = {
         k: torch.randn(v.shape, generator=g, device=v.device, dtype=v.dtype) for k, v in w.items()
@@ -102,7 +107,9 @@ def sample(w: Weights, xi: float, g: torch.Generator, per: str = "layer") -> Wei
 
 
 def project(nu: Weights, w: Weights, xi: float) -> Weights:
-    """The nearest point of B_xi(w), Eq. (4): ||nu_l|| <= xi ||w_l||. Inside the ball nothing changes."""
+    """The nearest point of B_xi(w), Eq. (4): ||nu_l|| <= xi ||w_l||. Inside the ball nothing
+    changes.
+    """
     size, radius = norms(nu), norms(w)
     return {
         k: v * (xi * radius[k] / size[k].clamp_min(_TINY)).clamp_max(1.0) for k, v in nu.items()
@@ -111,7 +118,7 @@ def project(nu: Weights, w: Weights, xi: float) -> Weights:
 
 @contextmanager
 def mode(model: nn.Module, training: bool):
-    """Run the block with ``model`` in train or eval mode, then give every module its own mode back."""
+    """Run the block in train or eval mode, then give every module its own mode back."""
     before = {module: module.training for module in model.modules()}
     model.train(training)
     try:

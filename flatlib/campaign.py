@@ -1,0 +1,86 @@
+"""A campaign trains and measures many runs, in this process, on local processes or a Dask cluster.
+
+It goes on where it was stopped; one failed run never stops the others.
+"""
+
+import logging
+import sys
+from contextlib import contextmanager
+
+import torch
+from tqdm.auto import tqdm
+
+from . import costs, measures
+from .run import Run
+
+
+def carry_out(
+    chosen: list[Run], wanted=measures.DEFAULT, workers: int = 1, scheduler: str | None = None
+) -> None:
+    """Train and measure ``chosen``; raises at the end if any run failed.
+
+    ``workers`` local processes of one thread each (1: in this process), or the Dask cluster at
+    ``scheduler`` ("tcp://..." or the path of a scheduler file). Says beforehand what it will cost.
+    """
+    todo = [run for run in chosen if not run.done or run.missing(wanted)]
+    if not todo:
+        return
+    tqdm.write(costs.estimate(todo, wanted, workers).describe(), file=sys.stderr)
+    failed = {}
+    with tqdm(total=len(todo), unit="run", disable=None) as bar:
+        for run, error in _results(todo, wanted, workers, scheduler):
+            bar.update()
+            bar.set_postfix_str(run.name)
+            if error is not None:
+                failed[run] = error
+    if failed:
+        lines = [
+            f"  {run.name}, seed {run.seed}: {type(e).__name__}: {e}" for run, e in failed.items()
+        ]
+        raise RuntimeError(
+            "\n".join([f"{len(failed)} of {len(todo)} runs failed, the others are kept:", *lines])
+        )
+
+
+def _results(todo: list[Run], wanted, workers: int, scheduler: str | None):
+    """(run, its exception or None) as they finish."""
+    if workers == 1 and scheduler is None:
+        threads = torch.get_num_threads()
+        try:
+            for run in todo:
+                yield run, _attempt(run, wanted)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    from dask.distributed import as_completed
+
+    with _client(workers, scheduler) as client:
+        futures = {client.submit(_attempt, run, wanted, pure=False, retries=2): run for run in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.exception() or future.result()
+
+
+def _attempt(run: Run, wanted) -> Exception | None:
+    """Train and measure one run on one thread; what went wrong, if anything did."""
+    torch.set_num_threads(1)
+    try:
+        run.train().measure(wanted)
+    except Exception as error:  # handed on to the summary: one failed run must not stop the others
+        return error
+    return None
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None):
+    """A Dask client: of the given cluster, or of local processes that end with it."""
+    from dask.distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its farewells are no errors
+    if scheduler is not None:
+        given = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+        with Client(**given) as client:
+            yield client
+        return
+    how = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    with LocalCluster(n_workers=workers, **how) as cluster, Client(cluster) as client:
+        yield client

@@ -1,0 +1,211 @@
+"""One run: a method trained at a profile from a seed, its folder, snapshots and measurements."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from torch import nn
+
+from . import checkpoints, checks, measures, paths, profiles
+from .attacks import PGD
+from .checkpoints import Damaged, read_table
+from .data import Dataset
+from .evaluate import evaluate
+from .methods import Method, differences
+from .profiles import Profile
+from .train import fit
+
+TRAINING = 1  # raised when a change of the code changes what a method trains
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, trained at one profile from one seed.
+
+    Its folder is named by method, content key and seed. It holds ``method.json`` (what was asked
+    for), the state and snapshots of training, ``history.csv``, ``measures.csv`` and, once trained,
+    ``done``. Files are written atomically; a damaged one is named and left alone.
+    """
+
+    name: str
+    method: Method
+    profile: Profile
+    seed: int
+    device: str = "cpu"
+
+    @cached_property
+    def key(self) -> str:
+        """Ten hex digits of what decides the training: differences from AT, profile, seed."""
+        return _digest(json.dumps(self.identity, sort_keys=True), 10)
+
+    @property
+    def identity(self) -> dict:
+        what = {"method": differences(self.method), "profile": self.profile.training()}
+        return what | {"seed": self.seed, "training": TRAINING}
+
+    @property
+    def protocol(self) -> str:
+        """Six hex digits of how the profile measures: part of every row."""
+        return _digest(repr((self.profile.protocol, self.profile.test)), 6)
+
+    @property
+    def folder(self) -> Path:
+        return paths.RUNS / self.profile.name / f"{self.name}-{self.key}-s{self.seed}"
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done").exists()
+
+    def lock(self) -> FileLock:
+        """Held while training or measuring: a second process that wants the same run waits."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
+
+    def train(self, progress: bool = False) -> "Run":
+        """Train, or go on training, until done."""
+        if self.done:
+            return self
+        with self.lock():
+            if not self.done:
+                self._state_what()
+                _, history = fit(
+                    self.method, self.profile, self.seed, self.folder, self.device, progress
+                )
+                checkpoints.write(self.folder / "history.csv", history.to_csv(index=False))
+                checkpoints.write(self.folder / "done", json.dumps(provenance(self.device)))
+                (self.folder / "state.safetensors").unlink()
+        return self
+
+    def _state_what(self) -> None:
+        """Write what was asked for, or compare it with what an earlier call wrote."""
+        path = self.folder / "method.json"
+        what = json.dumps(self.identity, indent=1, sort_keys=True)
+        if path.exists() and path.read_text() != what:
+            raise Damaged(f"{path} describes another run than its folder's name: move it away")
+        checkpoints.write(path, what)
+
+    def history(self) -> pd.DataFrame:
+        """A row per epoch: the training curves."""
+        return read_table(self.folder / "history.csv")
+
+    def snapshots(self) -> dict[int, Path]:
+        """Kept models by epoch, ascending; epochs count from 0."""
+        files = sorted(self.folder.glob("epoch-*.safetensors"))
+        return {int(file.stem.split("-")[1]): file for file in files}
+
+    def model(self, which: str | int = "last") -> nn.Module:
+        """The model in eval mode: "last", "early_stopped", or of the epoch with this number."""
+        kept = self.snapshots()
+        if not kept:
+            raise FileNotFoundError(f"{self.folder} holds no model yet: call runs.get(...) first")
+        epoch = which if isinstance(which, int) else self.epoch(which)
+        checks.choice("which", epoch, kept)
+        tensors, _ = checkpoints.load(kept[epoch], self.device)
+        net = profiles.network(self.method, self.profile, self.data)
+        model = profiles.evaluated(net).to(self.device)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise Damaged(
+                f"{kept[epoch]} does not fit the network of {self.name}: {error}"
+            ) from error
+        return model.eval()
+
+    @property
+    def data(self) -> Dataset:
+        return load(self.profile, self.device)
+
+    def epoch(self, which: str) -> int:
+        """The epoch of the "last" or the "early_stopped" model.
+
+        Early stopping takes the snapshot of smallest RErr under PGD-7 (restarts as in the protocol)
+        on the early-stopping images, the first on ties.
+        """
+        checks.choice("which", which, ("last", "early_stopped"))
+        if which == "last":
+            return max(self.snapshots())
+        restarts = self.profile.protocol.early_restarts
+        path = self.folder / f"early_stopping-x{restarts}.csv"
+        if not path.exists():
+            rows, attack = [], PGD(eps=self.profile.eps, restarts=restarts)
+            for epoch in self.snapshots():
+                model = self.model(epoch)
+                report = evaluate(model, *self.data.early, attack, batch=256, doubts=False)
+                rows.append({"epoch": epoch, "rerr": report.RErr, "rloss": report.RLoss})
+            checkpoints.write(path, pd.DataFrame(rows).to_csv(index=False))
+        table = read_table(path)
+        return int(table.epoch[table.rerr.idxmin()])
+
+    def measured(self) -> pd.DataFrame:
+        """The tidy rows there are by the profile's present protocol."""
+        path = self.folder / "measures.csv"
+        table = read_table(path) if path.exists() else pd.DataFrame({"protocol": []})
+        return table[table.protocol == self.protocol].reset_index(drop=True)
+
+    def missing(self, wanted=measures.DEFAULT) -> list[tuple[str, str, str]]:
+        """The (measure, which, split) of ``wanted`` that have no rows yet."""
+        table = self.measured()
+        there = set() if table.empty else set(zip(table.asked, table.which, table.split))
+        return [tuple(w) for w in wanted if tuple(w) not in there]
+
+    def measure(self, wanted=measures.DEFAULT) -> pd.DataFrame:
+        """The measures (name, which model, which split) as tidy rows; only missing ones are
+        computed.
+        """
+        for name, which, split in wanted:
+            checks.choice("measure", name, measures.MEASURES)
+            checks.choice("which", which, ("last", "early_stopped"))
+            checks.choice("split", split, ("test", "train"))
+        if self.missing(wanted):
+            with self.lock():
+                subjects: dict = {}
+                for name, which, split in self.missing(wanted):
+                    self._add(self._compute(name, which, split, subjects))
+        return self.measured()
+
+    def _compute(self, name: str, which: str, split: str, subjects: dict) -> pd.DataFrame:
+        started, where = time.perf_counter(), (which, split)
+        if where not in subjects:
+            subjects[where] = measures.Subject(self.model(which), self.data, self.profile, split)
+        rows = pd.DataFrame(measures.MEASURES[name](subjects[where]))
+        about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
+        about |= {"key": self.key, "protocol": self.protocol, "asked": name, "which": which}
+        about |= {"epoch": self.epoch(which), "seconds": round(time.perf_counter() - started, 2)}
+        return rows.assign(**about, **provenance(self.device))
+
+    def _add(self, rows: pd.DataFrame) -> None:
+        path = self.folder / "measures.csv"
+        table = pd.concat([read_table(path), rows]) if path.exists() else rows
+        checkpoints.write(path, table.to_csv(index=False))
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+@cache
+def load(profile: Profile, device: str = "cpu") -> Dataset:
+    """The data of a profile, loaded once per process."""
+    return profile.load().to(device)
+
+
+@cache
+def provenance(device: str = "cpu") -> dict[str, str]:
+    """Code, libraries and hardware behind a number."""
+    git = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
+        commit = found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    cuda = device.startswith("cuda")
+    name = torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})"
+    return {"commit": commit, "torch": torch.__version__, "device": name}
