@@ -86,7 +86,7 @@ class PGD:
                 left = left - (now[1] > kept[1]).float()
                 kept = _better(kept, now)
             if t < self.steps:
-                (gradient,) = torch.autograd.grad(value.sum(), point)
+                (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value))
                 delta = self.project(delta + self.step * self.ascent(gradient), x)
         return kept
 
@@ -154,8 +154,8 @@ class PerTask:
     """Attack each example on its own task: classes, or rotations where y >= K (self-supervised
     training).
 
-    ``f`` gives logits (N, K + 4). The first ``clean`` share of the upright and of the rotated
-    examples stays unattacked (the released code's "fraction" of 0.5).
+    ``f`` gives logits (N, K + 4). Each example stays unattacked with probability ``clean`` (the
+    released code's "fraction" of 0.5).
     """
 
     attack: PGD

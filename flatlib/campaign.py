@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import costs, measures
 from .run import Run

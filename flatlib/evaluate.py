@@ -57,20 +57,22 @@ class Report:
 
 def evaluate(
     model: nn.Module, x: Tensor, y: Tensor, attack=None, generator: torch.Generator | None = None,
-    batch: int = 128, doubts: bool = True,
+    batch: int = 128, doubts: bool = True, precision: str = "float32",
 ) -> Report:  # fmt: skip
     """Measure ``model`` in eval mode on images x (N, C, H, W) in [0, 1] and labels y (N,).
 
     ``attack`` is any ``(f, x, y, g) -> x_adv`` or None (then RLoss = Loss). Its result is checked
     against eps and [0, 1] and scored anew. ``doubts`` adds what speaks against trusting the attack
-    (see ``doubtful``).
+    (see ``doubtful``). ``precision`` ("float32", "bf16") is that of the attack's gradient steps;
+    what is reported is computed in float32 by the model itself.
     """
     checks.number("batch", batch)
     checks.examples(model, x, y)
     g = checks.generator(generator, x)
     with mode(model, training=False):
         parts = [
-            _report(model, xb, yb, attack, g) for xb, yb in zip(x.split(batch), y.split(batch))
+            _report(model, xb, yb, attack, g, precision)
+            for xb, yb in zip(x.split(batch), y.split(batch))
         ]
         report = Report(*(torch.cat(column) for column in zip(*parts)))
         if attack is not None and doubts:
@@ -81,14 +83,15 @@ def evaluate(
 
 
 @torch.no_grad()
-def _report(model, x, y, attack, g) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _report(model, x, y, attack, g, precision="float32") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four per-example columns of a report for one batch."""
     z = model(x)
     loss, wrong = cross_entropy(z, y), z.argmax(1) != y
     robust_loss, robust_wrong = loss if attack is None else torch.full_like(loss, -torch.inf), wrong
+    frozen = freeze(model, precision=precision)
     for single in _single_starts(attack):
         with torch.enable_grad():
-            x_adv = single(freeze(model), x, y, g)
+            x_adv = single(frozen, x, y, g)
         checks.attacked(x, x_adv, single)
         z_adv = model(x_adv)
         robust_loss = torch.maximum(robust_loss, cross_entropy(z_adv, y))

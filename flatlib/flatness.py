@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import checks
 from .attacks import PGD, radius
 from .kernels import fast, freeze
 from .losses import cross_entropy
-from .weights import Weights, add, detached, direction, layers, mode, project, sample
+from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
 
 SCOPES = ("batch", "dataset")
 REFERENCE_RESTARTS = 10
@@ -20,7 +20,7 @@ REFERENCE_RESTARTS = 10
 
 @dataclass(frozen=True)
 class Flatness:
-    """A rise of the loss in nats: ``value`` = mean of ``per_example`` = perturbed loss -
+    """A rise of the loss in nats: ``value`` is the mean of ``per_example``, perturbed loss minus
     ``reference``.
 
     ``std`` is the population standard deviation of the data-set mean over the weight perturbations.
@@ -36,6 +36,7 @@ def average_flatness(
     model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, xi: float = 0.5, n: int = 10,
     generator: torch.Generator | None = None, *, clean: bool = False, scope: str = "batch",
     reference: Tensor | None = None, batch: int = 128, progress: bool = False,
+    precision: str = "float32",
 ) -> Flatness:  # fmt: skip
     """E_nu[max_delta L(f(x + delta; w + nu), y)] - max_delta L(f(x + delta; w), y), Eq. (3).
 
@@ -43,15 +44,19 @@ def average_flatness(
     ``attack`` runs anew. ``scope="batch"`` draws a fresh nu for every batch (the paper), "dataset"
     one for all examples (the released code). ``reference`` (N,) is the loss per example without nu;
     by default the attack with 10 restarts, against one start under nu, as in the paper: values can
-    be slightly negative. ``clean=True`` or ``attack=None`` measures the clean loss.
+    be slightly negative. ``clean=True`` or ``attack=None`` measures the clean loss. ``precision``
+    ("float32", "bf16") is that of the attack's gradient steps, never of a loss that is reported.
     """
     attack = None if clean else attack
     radius("xi", xi)
-    search = _Search(model, x, y, attack, checks.number("n", n), scope, batch, generator, progress)
+    search = _Search(
+        model, x, y, attack, checks.number("n", n), scope, batch, generator, progress, precision
+    )
 
     def losses(group: list[slice], g: torch.Generator) -> Tensor:
-        frozen = freeze(model, add(search.w, sample(search.w, xi, g)))
-        return torch.cat([robust_loss(frozen, x[b], y[b], attack, g) for b in group])
+        moved = add(search.w, sample(search.w, xi, g))
+        losses = [robust_loss(model, moved, x[b], y[b], attack, g, precision) for b in group]
+        return torch.cat(losses)
 
     return search.flatness(losses, reference, worst=False)
 
@@ -61,6 +66,7 @@ def worst_flatness(
     steps: int = 20, restarts: int = 10, generator: torch.Generator | None = None, *,
     lr: float | None = None, lr_w: float = 0.001, clean: bool = False, scope: str = "batch",
     reference: Tensor | None = None, batch: int = 128, progress: bool = False,
+    precision: str = "float32",
 ) -> Flatness:  # fmt: skip
     """max_nu max_delta L(f(x + delta; w + nu), y) - max_delta L(f(x + delta; w), y) over B_xi(w),
     Eq. (5).
@@ -69,12 +75,13 @@ def worst_flatness(
     sign(g), from the same backward pass, then projects both; the last iterate counts. ``restarts``
     random starts, the worst is taken per batch (``scope="batch"``, the paper) or per data set
     ("dataset", the released code, where nu goes on from batch to batch). ``reference`` and
-    ``clean`` as in ``average_flatness``, with PGD-``steps``.
+    ``clean`` as in ``average_flatness``, with PGD-``steps``; ``precision`` too, here of the joint
+    steps.
     """
     radius("xi", xi), radius("lr_w", lr_w), checks.number("steps", steps)
     attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
     number = checks.number("restarts", restarts)
-    search = _Search(model, x, y, attack, number, scope, batch, generator, progress)
+    search = _Search(model, x, y, attack, number, scope, batch, generator, progress, precision)
 
     def losses(group: list[slice], g: torch.Generator) -> Tensor:
         return _joint(search, group, xi, steps, lr_w, g)
@@ -97,6 +104,7 @@ class _Search:
     batch: int
     generator: torch.Generator | None
     progress: bool
+    precision: str
 
     def __post_init__(self):
         checks.choice("scope", self.scope, SCOPES)
@@ -139,9 +147,9 @@ class _Search:
         attack = self.attack
         if hasattr(attack, "restarts"):
             attack = replace(attack, restarts=REFERENCE_RESTARTS)
-        frozen = freeze(self.model)
+        how = attack, self.generator, self.precision
         parts = zip(self.x.split(self.batch), self.y.split(self.batch))
-        return torch.cat([robust_loss(frozen, xb, yb, attack, self.generator) for xb, yb in parts])
+        return torch.cat([robust_loss(self.model, self.w, xb, yb, *how) for xb, yb in parts])
 
 
 def _reduced(losses: Tensor, worst: bool) -> Tensor:
@@ -149,18 +157,24 @@ def _reduced(losses: Tensor, worst: bool) -> Tensor:
     return losses[losses.mean(1).argmax()] if worst else losses.mean(0)
 
 
-def robust_loss(frozen, x: Tensor, y: Tensor, attack: PGD | None, g: torch.Generator) -> Tensor:
-    """Cross-entropy (n,) of a frozen network on x, attacked if there is an attack."""
-    x_adv = x if attack is None else attack(frozen, x, y, g)
+def robust_loss(
+    model: nn.Module, w: Weights, x: Tensor, y: Tensor, attack, g, precision: str = "float32"
+) -> Tensor:
+    """Cross-entropy (n,) at the weights ``w`` on x, attacked there if there is an attack.
+
+    ``precision`` is that of the attack's gradient steps; the loss itself is float32.
+    """
+    x_adv = x if attack is None else attack(freeze(model, w, precision), x, y, g)
     with torch.no_grad():
-        return cross_entropy(frozen(x_adv), y)
+        return cross_entropy(as_function(model)(w, x_adv), y)
 
 
 def _joint(search: _Search, group: list[slice], xi: float, steps: int, lr_w: float, g) -> Tensor:
     """One start of the joint ascent over (nu, delta) on the batches of a group: the final losses
     (n,).
     """
-    f, w, attack, x, y = fast(search.model), search.w, search.attack, search.x, search.y
+    f, w = fast(search.model, search.precision), search.w
+    x, y, attack = search.x, search.y, search.attack
     shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
     nu = {k: v * shrink[k] for k, v in sample(w, xi, g).items()}
     deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}

@@ -21,31 +21,44 @@ from .weights import Weights, as_function, detached
 _PLANS = weakref.WeakKeyDictionary()  # model -> (its modules, its plan or None)
 
 
-def freeze(model: nn.Module, w: Weights | None = None):
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32"):
     """x (N, C, H, W) -> logits (N, K) of ``model`` with the weights ``w`` (its own if None) fixed.
 
-    No gradient reaches the weights; the one for x passes. Equal to the model up to float32
-    rounding. Freeze in the mode that is wanted, and anew when weights or statistics have changed.
+    No gradient reaches the weights; the one for x passes. Equal to the model up to rounding, that
+    of float32 or, for an attack's gradient steps only, of "bf16". Freeze in the mode that is
+    wanted, and anew when weights or statistics have changed.
     """
-    tensors, plan = {**_tensors(model), **detached(w or {})}, _plan(model)
+    f, tensors = fast(model, precision), {**_tensors(model), **detached(w or {})}
+    plan = _plan(model)
     if plan is None:
-        f = as_function(model)
         return lambda x: f(tensors, x)
     with torch.no_grad():
-        folded = plan.fold(tensors)
+        folded = plan.fold(tensors, PRECISIONS[precision])
     return lambda x: plan(folded, x)
 
 
-def fast(model: nn.Module):
-    """f(w, x) -> logits (N, K), what ``as_function(model)`` gives, up to float32 rounding.
+def fast(model: nn.Module, precision: str = "float32"):
+    """f(w, x) -> logits (N, K), what ``as_function(model)`` gives, up to rounding.
 
     Gradients reach ``w`` and ``x``: folding is differentiated too. The model's mode counts when
     ``fast`` is called, its other tensors are taken as they are then.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of {sorted(PRECISIONS)}")
     plan, others = _plan(model), _tensors(model)
-    if plan is None:
+    if plan is not None:
+        return lambda w, x: plan(plan.fold({**others, **w}, PRECISIONS[precision]), x)
+    if precision == "float32":
         return as_function(model)
-    return lambda w, x: plan(plan.fold({**others, **w}), x)
+
+    def cast(w: Weights, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, PRECISIONS[precision]):
+            return as_function(model)(w, x).to(x.dtype)
+
+    return cast
 
 
 def _tensors(model: nn.Module) -> Weights:
@@ -83,9 +96,13 @@ class _Plan:
         self.norms = {name: model.get_submodule(name) for name in folds.values() if name}
 
     def __call__(self, folded: Weights, x: Tensor) -> Tensor:
-        return self.graph(x.contiguous(memory_format=torch.channels_last), folded)
+        z = self.graph(x.to(self.dtype(folded), memory_format=torch.channels_last), folded)
+        return z.to(x.dtype)
 
-    def fold(self, tensors: Weights) -> Weights:
+    def dtype(self, folded: Weights) -> torch.dtype:
+        return next(folded[f"{name}.weight"].dtype for name in self.folds)
+
+    def fold(self, tensors: Weights, dtype: torch.dtype) -> Weights:
         """What the graph reads, from the network's parameters and buffers by name."""
         folded = {name: tensors[name] for name in self.constants}
         for name, norm in self.folds.items():
@@ -95,7 +112,7 @@ class _Plan:
             if weight.ndim == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
             folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
-        return folded
+        return {k: v if v is None else v.to(dtype) for k, v in folded.items()}
 
 
 def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm):
@@ -115,13 +132,17 @@ def _traced(model: nn.Module) -> _Plan | None:
     from a dict; None if its control flow cannot be traced or other modules hold trainable
     tensors.
     """
+    attributes = set(vars(model))
     try:
         graph = _Leaves().trace(model)
     except (torch.fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, ValueError):
         return None
+    finally:  # tracing leaves tensors made in forward behind as attributes
+        for name in set(vars(model)) - attributes:
+            delattr(model, name)
     modules = dict(model.named_modules())
     (image, *others) = [node for node in graph.nodes if node.op == "placeholder"]
-    if others:
+    if others or _refused(graph, model, modules):
         return None
     with graph.inserting_after(image):
         given = graph.placeholder("tensors")
@@ -145,6 +166,18 @@ def _traced(model: nn.Module) -> _Plan | None:
     return None if left else _Plan(torch.fx.GraphModule(model, graph), folds, constants, model)
 
 
+def _refused(graph, model, modules) -> bool:
+    """Whether a dict of tensors cannot say what the graph reads: tensors that are neither parameter
+    nor buffer (perhaps random), weights of a convolution read apart from it, one called twice.
+    """
+    named = {k for k, _ in (*model.named_parameters(), *model.named_buffers())}
+    read = {node.target for node in graph.nodes if node.op == "get_attr"}
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    convs = [name for name in calls if isinstance(modules[name], nn.Conv2d)]
+    apart = any(name.rpartition(".")[0] in calls for name in read)
+    return apart or bool(read - named) or len(set(convs)) < len(convs)
+
+
 def _drop_identities(graph, modules) -> None:
     """Take out modules that do nothing in eval mode, so that a norm stands right behind its
     convolution.
@@ -153,6 +186,9 @@ def _drop_identities(graph, modules) -> None:
         if isinstance(modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    for node in graph.nodes:  # a view of channels-last tensors is not always one
+        if node.op == "call_method" and node.target == "view":
+            node.target = "reshape"
 
 
 def _take_attributes(graph, given) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import checks
 from .attacks import PGD, radius
@@ -46,7 +46,7 @@ def slices(
             nu = sample(w, 1.0, g, per) if kind == "random" else ascent(model, x, y, attack, g)
             nu = direction(nu, w, per)
             for s in torch.linspace(-1, 1, points).tolist():
-                loss = robust_loss(freeze(model, add(w, nu, s * length)), x, y, attack, g)
+                loss = robust_loss(model, add(w, nu, s * length), x, y, attack, g)
                 rows.append((k, s, loss.mean().item()))
     return pd.DataFrame(rows, columns=["direction", "s", "rloss"])
 

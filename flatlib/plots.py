@@ -37,11 +37,17 @@ SPLITS = {  # colour and line of a training curve
     "test_correct": ("#D55E00", "-"), "test_incorrect": ("#009E73", "-"),
 }  # fmt: skip
 NAMES = {"err": "Err", "rerr": "RErr", "loss": "Loss", "rloss": "RLoss"}
-ATTACKS = {"pgd": "PGD-20 × 10", "aa": "AutoAttack"}
+ATTACKS = {"pgd": "PGD", "aa": "AutoAttack"}
+
+CAPTIONS = {  # parts of a caption by measure, filled in from a row of a tidy table
+    "rloss": "RLoss by {attack}",
+    "avg_flatness_rloss": "average-case flatness at ξ = {xi:g}, {draws:.0f} draws, {attack}",
+    "worst_flatness_rloss": "worst-case flatness at ξ = {xi:g}, {draws:.0f} starts",
+}
 
 
 def axis_label(column):
-    """A wide column's name in the field's words: "RLoss (test, PGD-20 × 10)"."""
+    """A wide column's name in the field's words: "RLoss (test, PGD)"; steps belong in a caption."""
     flat = re.fullmatch(r"(avg|worst)_flatness_(r?loss)", column)
     if flat:
         case, xi = ("average", 0.5) if flat[1] == "avg" else ("worst", 0.003)
@@ -77,7 +83,7 @@ def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=Tru
     """Models as points; returns the axes.
 
     df: a row per method, columns x and y (rows with NaN are left out), "family" for colour and
-    marker, "label" for the text (else the index), "<x>_std"/"<y>_std" for bars over seeds if there.
+    marker, "label" for the text (else the index; "": none), "<x>_std"/"<y>_std" for bars.
     highlight: index names to colour, the rest is grey; names not in df are passed over. None: all.
     fit: None, "line" (least squares, all points) or "split" (a line on each side of x = 2.30).
     labels: write names beside the coloured points; None: if there are at most 20 and the axes are
@@ -103,9 +109,11 @@ def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=Tru
         if legend and "family" in lit:
             _legend(ax.figure, families)
         roomy = ax.get_window_extent().width / ax.figure.dpi > 4
+        lit = lit.assign(label=lit["label"] if "label" in lit else lit.index.astype(str))
+        lit = lit[lit["label"] != ""]
         if labels or (labels is None and roomy and len(lit) <= LABELS_AT_MOST):
-            texts = lit["label"] if "label" in lit else lit.index.astype(str)
-            write_labels(ax, lit[[x, y]].to_numpy(float), list(texts), df[[x, y]].to_numpy(float))
+            points, marks = (part[[x, y]].to_numpy(float) for part in (lit, df))
+            write_labels(ax, points, list(lit["label"]), marks)
     return ax
 
 
@@ -203,12 +211,12 @@ def curves(history, what="rloss", ax=None, splits=("train", "test"), label="", c
             own, line = SPLITS[split]
             first, _, rest = split.partition("_")
             values = history.groupby("progress")["_".join(filter(None, (first, what, rest)))]
-            mean = values.mean()
+            mean = values.mean().dropna()  # test curves are not taken at every epoch
             name = ", ".join(filter(None, (label, split.replace("_", ", "))))
             ax.plot(mean.index, mean, color=color or own, linestyle=line, label=name)
             if "seed" in history and history["seed"].nunique() > 1:
-                ax.fill_between(mean.index, values.min(), values.max(), color=color or own,
-                                alpha=0.18, linewidth=0)  # fmt: skip
+                low, high = (side[mean.index] for side in (values.min(), values.max()))
+                ax.fill_between(mean.index, low, high, color=color or own, alpha=0.18, linewidth=0)
         ax.set(xlabel="epoch / epochs", ylabel=NAMES[what], xlim=(0, 1))
         if what == "rerr":
             ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
@@ -232,6 +240,23 @@ def slices(df, y="rloss", x="s", direction="direction", ax=None, label="", color
         if label:
             ax.legend(loc="best")
     return ax
+
+
+def caption(tidy):
+    """How the measures of a tidy table were taken, in one sentence for the text under a figure."""
+    row = tidy.iloc[0]
+    seeds = ", ".join(map(str, sorted(tidy["seed"].unique())))
+    images = " and ".join(f"{n} {part}" for part, n in tidy.groupby("split")["n"].first().items())
+    methods = tidy["method"].nunique()
+    parts = [f"Measured at profile {row['profile']}, {methods} method{'s' * (methods > 1)}, "
+             f"seeds {seeds}, on {images} images"]  # fmt: skip
+    for measure, words in CAPTIONS.items():
+        rows = tidy[(tidy["measure"] == measure) & ~tidy["attack"].isin(["aa", "none"])]
+        if len(rows):
+            row = rows.iloc[0].copy()
+            row["attack"] = re.sub(r"pgd(\d+)x(\d+)", r"PGD-\1 × \2", row["attack"])
+            parts.append(words.format_map(row))
+    return "; ".join(parts) + "."
 
 
 def save(fig, numbers, name, folder):

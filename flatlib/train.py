@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import checkpoints, profiles
 from .attacks import PGD

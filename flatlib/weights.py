@@ -64,7 +64,10 @@ def detached(w: Weights) -> Weights:
 
 def add(w: Weights, nu: Weights, scale: float = 1.0) -> Weights:
     """w + scale * nu; layers that ``nu`` does not name are unchanged."""
-    return {k: v + scale * nu[k] if k in nu else v for k, v in w.items()}
+    if not nu:
+        return dict(w)
+    moved = torch._foreach_add([w[k] for k in nu], list(nu.values()), alpha=scale)
+    return {**w, **dict(zip(nu, moved))}
 
 
 def norms(w: Weights, per: str = "layer") -> Weights:
@@ -75,45 +78,49 @@ def norms(w: Weights, per: str = "layer") -> Weights:
     """
     if per not in ("layer", "filter"):
         raise ValueError(f"per={per!r}: choose 'layer' or 'filter'")
+    if per == "layer":
+        return dict(zip(w, torch._foreach_norm(list(w.values()))))
 
     def norm(tensor: Tensor) -> Tensor:
-        dims = tuple(range(1, 4)) if per == "filter" and tensor.ndim == 4 else None
+        dims = (1, 2, 3) if tensor.ndim == 4 else None
         return torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
 
     return {name: norm(tensor) for name, tensor in w.items()}
 
 
+def _scaled(nu: Weights, factors: list[Tensor]) -> Weights:
+    return dict(zip(nu, torch._foreach_mul(list(nu.values()), factors)))
+
+
+def _ratios(w: Weights, nu: Weights, per: str = "layer") -> list[Tensor]:
+    """||w_l|| / ||nu_l||, finite where nu_l is zero."""
+    size = torch._foreach_clamp_min(list(norms(nu, per).values()), _TINY)
+    return torch._foreach_div(list(norms({k: w[k] for k in nu}, per).values()), size)
+
+
 def direction(nu: Weights, w: Weights, per: str = "layer") -> Weights:
     """nu_l / ||nu_l|| * ||w_l||, Eq. (2): every layer of ``nu`` gets the length of the same layer
-    of ``w``.
-
-    A zero tensor in either gives zero, never NaN.
+    of ``w``. A zero tensor in either gives zero, never NaN.
     """
-    size, target = norms(nu, per), norms(w, per)
-    return {k: v * (target[k] / size[k].clamp_min(_TINY)) for k, v in nu.items()}
+    return _scaled(nu, _ratios(w, nu, per))
 
 
-@torch.no_grad()
 def sample(w: Weights, xi: float, g: torch.Generator, per: str = "layer") -> Weights:
     """A random nu on the sphere ||nu_l|| = xi ||w_l|| of every layer, Eq. (4) with equality.
 
-    In high dimension uniform-in-ball is the same; the released code samples on the sphere too. A
-    constant: no gradient passes through ||w_l||.
+    In high dimension uniform-in-ball is the same; the released code samples on the sphere too.
     """
     noise = {
         k: torch.randn(v.shape, generator=g, device=v.device, dtype=v.dtype) for k, v in w.items()
     }
-    return {k: xi * v for k, v in direction(noise, w, per).items()}
+    ratios = torch._foreach_mul(_ratios(detached(w), noise, per), xi)
+    return _scaled(noise, ratios)
 
 
 def project(nu: Weights, w: Weights, xi: float) -> Weights:
-    """The nearest point of B_xi(w), Eq. (4): ||nu_l|| <= xi ||w_l||. Inside the ball nothing
-    changes.
-    """
-    size, radius = norms(nu), norms(w)
-    return {
-        k: v * (xi * radius[k] / size[k].clamp_min(_TINY)).clamp_max(1.0) for k, v in nu.items()
-    }
+    """The nearest point of B_xi(w), Eq. (4): ||nu_l|| <= xi ||w_l||. Inside nothing changes."""
+    ratios = torch._foreach_mul(_ratios(w, nu), xi)
+    return _scaled(nu, torch._foreach_clamp_max(ratios, 1.0))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def lived_in(model, seed=0):
             if p.ndim == 1:
                 p += 0.2 * torch.randn(p.shape, generator=g)
         for module in model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            if getattr(module, "running_mean", None) is not None:
                 module.running_mean.normal_(0, 0.3, generator=g)
                 module.running_var.uniform_(0.5, 2, generator=g)
     return model.eval()

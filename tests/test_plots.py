@@ -47,7 +47,7 @@ def test_scatter_draws_every_complete_row_once():
     np.testing.assert_allclose(np.sort(points, axis=0), np.sort(complete, axis=0))
     assert len(points) == 73
     assert ax.get_xlabel() == "average-case flatness in RLoss, ξ = 0.5"
-    assert ax.get_ylabel() == "RLoss (test, PGD-20 × 10)"
+    assert ax.get_ylabel() == "RLoss (test, PGD)"
 
 
 def test_scatter_names_the_highlighted_without_overlap_and_inside():

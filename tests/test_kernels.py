@@ -1,0 +1,376 @@
+"""``freeze`` and ``fast`` are the model, whatever is done to it."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flatlib import as_function, kernels, layers, weights
+from flatlib.models import ACTIVATIONS, WithRotations
+from flatlib.vision import models as torchvision_models
+
+
+def close(got, want):
+    """Equal up to float32 rounding, relative to the size of the logits."""
+    scale = want.detach().abs().max()
+    torch.testing.assert_close(got / scale, want / scale, rtol=0, atol=2e-5)
+
+
+def planned(model):
+    return kernels._plan(model) is not None
+
+
+@pytest.fixture
+def x(g):
+    return torch.rand(6, 1, 8, 8, generator=g)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_projects_networks(make, x, activation):
+    net = make((1, 2), activation=activation, dropout=0.5)
+    assert planned(net)
+    close(kernels.freeze(net)(x), net(x))
+    close(kernels.fast(net)(layers(net), x), net(x))
+
+
+def test_the_rotation_network(make, x, age):
+    net = age(WithRotations(make()))
+    close(kernels.freeze(net)(x), net(x))
+
+
+def test_torchvisions_resnet18(age, g):
+    net = age(torchvision_models.resnet18(num_classes=10))
+    x = torch.rand(4, 3, 32, 32, generator=g)
+    assert planned(net)
+    close(kernels.freeze(net)(x), net(x))
+    nu = weights.sample(weights.detached(layers(net)), 0.1, g)
+    w = weights.detached(weights.add(layers(net), nu))
+    close(kernels.freeze(net, w)(x), as_function(net)(w, x))
+
+
+def test_perturbed_weights(tiny, x, g):
+    w = weights.detached(layers(tiny))
+    f = as_function(tiny)
+    for scale in (0.0, 0.5, -1.0):
+        moved = weights.add(w, weights.sample(w, 0.5, g), scale)
+        close(kernels.freeze(tiny, moved)(x), f(moved, x))
+        close(kernels.fast(tiny)(moved, x), f(moved, x))
+
+
+def test_statistics_and_weights_that_have_changed(tiny, x):
+    first = kernels.freeze(tiny)(x)
+    tiny.train()
+    tiny(x * 0.5)  # moves the running statistics
+    tiny.eval()
+    second = kernels.freeze(tiny)(x)
+    close(second, tiny(x))
+    with torch.no_grad():
+        tiny.blocks[0].conv1.weight.mul_(1.5), tiny.norm.bias.add_(0.3), tiny.mean.add_(0.1)
+    third = kernels.freeze(tiny)(x)
+    close(third, tiny(x))
+    assert not torch.allclose(first, second) and not torch.allclose(second, third)
+
+
+def test_gradients_for_the_images_are_the_models(make, x):
+    net = make(activation="silu")
+    grads = []
+    for f in (kernels.freeze(net), lambda p: kernels.fast(net)(layers(net), p), net):
+        point = x.clone().requires_grad_()
+        grads.append(torch.autograd.grad(f(point).square().sum(), point)[0])
+    close(grads[0], grads[2]), close(grads[1], grads[2])
+
+
+def test_no_gradient_reaches_frozen_weights(tiny, x):
+    w = {k: v.detach().requires_grad_() for k, v in layers(tiny).items()}
+    kernels.freeze(tiny, w)(x.clone().requires_grad_()).sum().backward()
+    assert all(p.grad is None for p in (*tiny.parameters(), *w.values()))
+    assert not kernels.freeze(tiny)(x).requires_grad
+
+
+def test_gradients_for_the_weights_are_the_models(make, x):
+    net = make(activation="silu")
+    f, fast, w = as_function(net), kernels.fast(net), layers(net)
+    want = torch.autograd.grad(f(w, x).square().mean(), w.values())
+    got = torch.autograd.grad(fast(w, x).square().mean(), w.values())
+    for a, b in zip(got, want):
+        close(a, b)
+
+
+def test_in_train_mode_the_model_runs_as_it_is(tiny, x):
+    tiny.train()
+    torch.testing.assert_close(kernels.freeze(tiny)(x), tiny(x))
+    tiny.eval()
+    tiny.blocks[0].norm1.train()  # one module suffices
+    want = copy.deepcopy(tiny)(x)
+    torch.testing.assert_close(kernels.freeze(tiny)(x), want)
+
+
+def test_freezing_leaves_model_and_mode_alone(tiny, x):
+    before = {k: v.clone() for k, v in tiny.state_dict().items()}
+    attributes, modes = set(vars(tiny)), [m.training for m in tiny.modules()]
+    kernels.freeze(tiny)(x)
+    assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
+    assert set(vars(tiny)) == attributes and [m.training for m in tiny.modules()] == modes
+
+
+def test_hooks_are_honoured(tiny, x):
+    plain = kernels.freeze(tiny)(x)
+    handle = tiny.blocks[0].register_forward_hook(lambda m, i, out: 2 * out)
+    doubled = kernels.freeze(tiny)(x)
+    close(doubled, tiny(x))
+    handle.remove()
+    handle = tiny.blocks.register_forward_pre_hook(lambda m, i: (i[0] + 1,))
+    close(kernels.freeze(tiny)(x), tiny(x))
+    handle.remove()
+    close(kernels.freeze(tiny)(x), plain)
+    assert not torch.allclose(plain, doubled)
+
+
+def test_replaced_modules_are_noticed(tiny, make, x):
+    before = kernels.freeze(tiny)(x)
+    tiny.blocks[0] = make(seed=3).blocks[0]
+    close(kernels.freeze(tiny)(x), tiny(x))
+    tiny.classify = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 10)).eval()
+    after = kernels.freeze(tiny)(x)
+    close(after, tiny(x))
+    assert not torch.allclose(before, after)
+
+
+def test_a_copy_is_a_model_of_its_own(tiny, x):
+    kernels.freeze(tiny)
+    other = copy.deepcopy(tiny)
+    with torch.no_grad():
+        other.conv.weight.mul_(2)
+    close(kernels.freeze(other)(x), other(x))
+    close(kernels.freeze(tiny)(x), tiny(x))
+
+
+def test_a_model_that_is_gone_is_forgotten(make, x):
+    net = make()
+    f = kernels.freeze(net)
+    f(x)
+    gone = weakref.ref(net)
+    del net, f
+    gc.collect()
+    assert gone() is None
+
+
+class Net(nn.Module):
+    """A convolution with batch norm; subclasses say what is strange about them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 10)
+
+    def body(self, x):
+        return F.relu(self.norm(self.conv(x)))
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+
+class TwoConvolutions(Net):
+    def __init__(self):
+        super().__init__()
+        self.other, self.norm2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.norm2(self.other(self.body(x)))).mean((2, 3)))
+
+
+class ControlFlow(Net):
+    def forward(self, x):
+        return super().forward(x if x.mean() > 0.5 else 1 - x)
+
+
+class ConstantInForward(Net):
+    def forward(self, x):
+        return super().forward((x - torch.tensor([0.3])) / 0.5)
+
+
+class PlainTensorAttribute(Net):
+    def __init__(self):
+        super().__init__()
+        self.mu = torch.tensor([0.3]).view(1, 1, 1, 1)
+
+    def forward(self, x):
+        return super().forward(x - self.mu)
+
+
+class SharedConvolution(TwoConvolutions):
+    def forward(self, x):
+        h = self.body(x)
+        h = F.relu(self.norm(self.other(h))) + F.relu(self.norm2(self.other(2 * h)))
+        return self.head(h.mean((2, 3)))
+
+
+class HalfNormed(TwoConvolutions):
+    def forward(self, x):
+        h = self.body(x)
+        return self.head((self.norm2(self.other(h)) + self.other(h)).mean((2, 3)))
+
+
+class Repeated(TwoConvolutions):
+    def forward(self, x):
+        h = self.norm2(self.other(self.norm2(self.other(self.body(x)))))
+        return self.head(h.mean((2, 3)))
+
+
+class UsedTwice(Net):
+    def forward(self, x):
+        h = self.conv(x)
+        return self.head((self.norm(h) + h).mean((2, 3)))
+
+
+class SharedNorm(Net):
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(self.norm(self.other(self.body(x))).mean((2, 3)))
+
+
+class SharedActivation(TwoConvolutions):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        h = self.relu(self.norm(self.conv(x)))
+        return self.head(self.relu(self.norm2(self.other(h)) + h).mean((2, 3)))
+
+
+class BareParameter(Net):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((4, 1, 1), 1.7))
+
+    def forward(self, x):
+        return self.head((self.gain * self.body(x)).mean((2, 3)))
+
+
+class WeightReadDirectly(Net):
+    def forward(self, x):
+        return super().forward(x) + self.conv.weight.sum() + self.head.bias
+
+
+class StatisticsReadDirectly(Net):
+    def forward(self, x):
+        return super().forward(x) + self.norm.running_mean.sum()
+
+
+class InstanceNormed(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(4, affine=True)
+
+
+class NoAffine(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, affine=False)
+
+
+class NoRunningStatistics(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+
+
+class CircularPadding(Net):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")
+
+
+class Geometry(Net):
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Conv2d(4, 8, 3, stride=2, padding="valid", dilation=2, groups=4, bias=False)
+        self.norm2, self.head = nn.BatchNorm2d(8, eps=0.1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.norm2(self.other(self.body(x))).mean((2, 3)))
+
+
+class Keyword(Net):
+    def forward(self, x, scale=2.0):
+        return super().forward(scale * x)
+
+
+class InPlace(Net):
+    def forward(self, x):
+        return self.head(F.relu_(self.norm(self.conv(x))).mul_(2).mean((2, 3)))
+
+
+class WeightNormed(Net):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(self.conv)
+
+
+class PreActivation(TwoConvolutions):
+    def forward(self, x):
+        h = self.conv(x)
+        h = h + self.other(F.relu(self.norm(h)))
+        return self.head(self.norm2(h).mean((2, 3)))
+
+
+class Flattened(nn.Sequential):
+    def __init__(self):
+        conv, norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        super().__init__(conv, norm, nn.Flatten(), nn.Linear(256, 10))
+
+
+class Viewed(TwoConvolutions):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x):
+        h = F.relu(self.norm2(self.other(self.body(x))))
+        return self.head(h.view(x.shape[0], -1))
+
+
+STRANGE = [
+    Net, TwoConvolutions, ControlFlow, ConstantInForward, PlainTensorAttribute, SharedConvolution,
+    HalfNormed, Repeated, UsedTwice, SharedNorm, SharedActivation, BareParameter,
+    WeightReadDirectly, StatisticsReadDirectly, InstanceNormed, NoAffine, NoRunningStatistics,
+    CircularPadding, Geometry, Keyword, InPlace, WeightNormed, PreActivation, Flattened, Viewed,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STRANGE, ids=lambda kind: kind.__name__)
+def test_models_of_other_makes(kind, age, x, g):
+    torch.manual_seed(0)
+    net = age(kind())
+    attributes = set(vars(net))
+    w = weights.detached(layers(net))
+    moved = weights.add(w, weights.sample(w, 0.3, g))
+    f = as_function(net)
+    for _ in range(2):
+        for inputs in (x, x / 3):  # two sides of the control flow
+            close(kernels.freeze(net)(inputs), net(inputs))
+            close(kernels.freeze(net, moved)(inputs), f(moved, inputs))
+            close(kernels.fast(net)(moved, inputs), f(moved, inputs))
+    assert set(vars(net)) == attributes
+
+
+def test_ordinary_models_are_made_fast(age):
+    assert all(planned(age(kind())) for kind in (Net, TwoConvolutions, SharedActivation, Flattened))
+
+
+class FreshNoise(Net):
+    def forward(self, x):
+        return super().forward(x + torch.rand(1))
+
+
+def test_a_random_network_stays_random(age, x):
+    f = kernels.freeze(age(FreshNoise()))
+    assert not torch.equal(f(x), f(x))
