@@ -171,6 +171,38 @@ class PerTask:
 
 
 @dataclass(frozen=True)
+class IgnoreIncorrect:
+    """Attack, then give misclassified clean examples back unattacked.
+
+    ``predicted`` (N,) are the classes the network sees in the clean images; training passes those
+    of a train-mode forward pass, as released, and without them the attacked function is asked.
+    """
+
+    attack: PGD = PGD()
+    predicts = True
+
+    def __call__(self, f, x, y, g=None, predicted: Tensor | None = None) -> Tensor:
+        predicted = f(x).argmax(1) if predicted is None else predicted
+        x_adv = self.attack(f, x, y, g)
+        return torch.where((predicted == y).view(-1, 1, 1, 1), x_adv, x)
+
+
+@dataclass(frozen=True)
+class PreventLeaking:
+    """Attack the predicted instead of the true class, so that no label leaks into the attack.
+
+    ``predicted`` as in ``IgnoreIncorrect``.
+    """
+
+    attack: PGD = PGD()
+    predicts = True
+
+    def __call__(self, f, x, y, g=None, predicted: Tensor | None = None) -> Tensor:
+        predicted = f(x).argmax(1) if predicted is None else predicted
+        return self.attack(f, x, predicted, g)
+
+
+@dataclass(frozen=True)
 class AutoAttack:
     """AutoAttack (Croce & Hein 2020) through the package pyautoattack, whose attacks are the
     official ones.

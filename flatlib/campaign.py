@@ -81,6 +81,6 @@ def _client(workers: int, scheduler: str | None):
         with Client(**given) as client:
             yield client
         return
-    how = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    how = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
     with LocalCluster(n_workers=workers, **how) as cluster, Client(cluster) as client:
         yield client

@@ -63,6 +63,16 @@ def _in_eval(model: nn.Module, x: Tensor) -> Tensor:
         return model(x)
 
 
+def perturbable(w: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``w``, the layers of a model, if there are any."""
+    if not w:
+        raise ValueError(
+            "model: no weights to perturb. Layers are tensors that require gradients, outside "
+            "normalisation: call model.requires_grad_(True)"
+        )
+    return w
+
+
 def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
     """The contract of an attack, never taken on trust: same shape, finite, in [0, 1], within eps of
     x.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from . import profiles
-from .attacks import PGD, PerTask
+from .attacks import PGD
 from .kernels import freeze
 from .profiles import Profile
 
@@ -45,7 +45,7 @@ def estimate(todo: list, wanted, workers: int) -> Estimate:
 
 def training(method, profile: Profile) -> float:
     """Attack steps, counted per image, of training a method; test curves included."""
-    attack = method.attack.attack if isinstance(method.attack, PerTask) else method.attack
+    attack = getattr(method.attack, "attack", method.attack)
     steps = attack.steps + 1 if isinstance(attack, PGD) else 0
     epochs = method.epochs * profile.epochs
     return epochs * (

@@ -111,7 +111,7 @@ class _Search:
         checks.number("batch", self.batch)
         checks.examples(self.model, self.x, self.y)
         self.generator = checks.generator(self.generator, self.x)
-        self.w = detached(layers(self.model))
+        self.w = checks.perturbable(detached(layers(self.model)))
 
     def groups(self) -> list[list[slice]]:
         starts = range(0, len(self.x), self.batch)
@@ -120,6 +120,11 @@ class _Search:
 
     def flatness(self, losses: Callable, reference: Tensor | None, worst: bool) -> Flatness:
         """Run ``losses(group, g) -> (n,)`` for every group and draw; reduce to a Flatness."""
+        if reference is not None and reference.shape != self.y.shape:
+            raise ValueError(
+                f"reference: one loss per example wanted, {tuple(self.y.shape)}, "
+                f"got {tuple(reference.shape)}"
+            )
         with mode(self.model, training=False):
             if reference is None:
                 reference = self._reference()
@@ -133,11 +138,6 @@ class _Search:
                 table[k, span] = losses(group, self.generator)
                 if k == self.draws - 1:
                     kept[span] = _reduced(table[:, span], worst)
-        if reference.shape != kept.shape:
-            raise ValueError(
-                f"reference: one loss per example wanted, {tuple(kept.shape)}, "
-                f"got {tuple(reference.shape)}"
-            )
         rise, means = kept - reference, table.mean(1)
         return Flatness(
             rise.mean().item(), means.std(unbiased=False).item(), reference.mean().item(), rise

@@ -19,7 +19,10 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     biases=False)``. The mean is over examples, whatever the batch size.
     """
     f = fast(model)
-    w = {k: v.requires_grad_() for k, v in detached(layers(model, biases=False)).items()}
+    w = {
+        k: v.requires_grad_()
+        for k, v in checks.perturbable(detached(layers(model, biases=False))).items()
+    }
 
     def hessian_times(v: Tensor) -> Tensor:
         parts = torch.split(v, [t.numel() for t in w.values()])

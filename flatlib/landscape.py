@@ -39,7 +39,7 @@ def slices(
     checks.examples(model, x, y)
     length = radius("length", KINDS[kind] if length is None else length)
     g = checks.generator(generator, x)
-    w = detached(layers(model))
+    w = checks.perturbable(detached(layers(model)))
     rows = []
     with mode(model, training=False):
         for k in tqdm(range(n), "directions", disable=None if progress else True, leave=False):

@@ -5,7 +5,7 @@ one profile can never stand in a table of another.
 from dataclasses import asdict, dataclass, replace
 
 from . import checks, data
-from .attacks import PGD, AutoAttack, PerTask
+from .attacks import PGD, AutoAttack
 from .data import Dataset
 from .methods import Method
 from .models import ResNet, WithRotations, initialise
@@ -119,14 +119,14 @@ def adapt(method: Method, profile: Profile) -> Method:
         per_epoch = -(-profile.train // size)
         changes["average"] = EMA(method.average.tau ** (PAPER_STEPS / per_epoch))
     if isinstance(method.optimiser, EntropySGD):
-        rate = method.optimiser.lr * profile.outer_lr / EntropySGD.lr
+        rate = method.optimiser.lr * (profile.outer_lr / EntropySGD.lr)
         changes["optimiser"] = replace(method.optimiser, lr=rate)
     return replace(method, **changes)
 
 
 def _attack(attack, profile: Profile):
     scale = profile.eps / PAPER_EPS
-    if isinstance(attack, PerTask):
+    if hasattr(attack, "attack"):  # a wrapper
         return replace(attack, attack=_attack(attack.attack, profile))
     if isinstance(attack, PGD):
         return replace(attack, eps=attack.eps * scale, lr=attack.step * scale)

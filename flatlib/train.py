@@ -4,6 +4,7 @@ resumes.
 
 import hashlib
 import time
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ from .profiles import Profile
 from .steps import SWA
 from .weights import add, as_function, layers, mode, no_statistics
 
-STREAMS = ("weights", "order", "augment", "auxiliary", "attack", "labels", "walk", "log")
+STREAMS = ("weights", "order", "augment", "auxiliary", "attack", "labels", "walk", "dropout", "log")
 
 
 class Streams(dict):
@@ -57,8 +58,13 @@ def objective(
     """
     f, w = as_function(net), layers(net)
     x, y = split
+    given = {}
+    if getattr(method.attack, "predicts", False):
+        with torch.no_grad():  # a train-mode pass that batch norm counts, as released
+            given["predicted"] = net(x).argmax(1)
     with mode(net, training=method.attack_mode == "train"), no_statistics(net):
-        x_adv = x if method.attack is None else method.attack(freeze(net), x, y, random["attack"])
+        attack = method.attack or _untouched
+        x_adv = attack(freeze(net), x, y, random["attack"], **given)
     batch = Batch(x, x_adv, y, method.labels(y, net.outputs, random["labels"]), t)
 
     def forward(v, inputs: Tensor) -> Tensor:
@@ -75,6 +81,10 @@ def objective(
     return loss(add(w, nu))
 
 
+def _untouched(f, x: Tensor, y: Tensor, g) -> Tensor:
+    return x
+
+
 class Training:
     """A run in progress: everything that changes from step to step, and how to save it and go on
     from it.
@@ -82,6 +92,7 @@ class Training:
 
     def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
         self.method, self.profile = profiles.adapt(method, profile), profile
+        self.device = torch.device(device)
         self.random = Streams(seed, device)
         self.data = profile.load().to(device)
         self.net = profiles.network(method, profile, self.data).to(device)
@@ -107,7 +118,7 @@ class Training:
         steps = -(-len(self.data.train) // self.method.data.size)
         batches = self._batches()
         curves = _Curves(self.data.classes)
-        with mode(self.net, training=True):
+        with mode(self.net, training=True), self._dropout():
             for step in range(steps):
                 t = (self.epoch + step / steps) / self.epochs
                 lr = self._step(batches, t, curves)
@@ -122,6 +133,14 @@ class Training:
         if self.epoch % self.profile.log_every == 0 or self.epoch == self.epochs:
             row |= self._test_curves()
         self.history.append(row | {"seconds": time.perf_counter() - started})
+
+    @contextmanager
+    def _dropout(self):
+        """Dropout draws from torch's global generator: seeded from its stream, then given back."""
+        seed = int(torch.randint(2**31, (1,), generator=self.random["dropout"], device=self.device))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
 
     def _batches(self):
         while True:  # Entropy-SGD goes through the data several times in one epoch of steps

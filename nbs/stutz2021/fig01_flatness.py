@@ -16,17 +16,19 @@
 # %% [markdown]
 # # Fig. 1: robust networks lie in flat minima
 #
-# **Claim.** Across ways of training, the networks with a low robust loss (RLoss)
-# on test images are those whose RLoss hardly changes when their weights move.
+# **Claim.** Across ways of training, the networks with a low robust loss
+# (RLoss) on test images are those whose RLoss hardly changes when their weights
+# move.
 #
 # **Cost.** With `source = "committed"` seconds. Live, `smoke` takes about a
 # minute and `digits` about a quarter of an hour on two CPU cores; the `cifar10`
 # profiles need a GPU. What it will take here is said before it starts, and what
 # was finished once is kept.
 #
-# **What to expect.** Two panels of the same shape: the points rise from the lower
-# left (flat, robust) to the upper right (sharp, overfitted). The two panels show
-# different images and networks, so compare the pattern and not the values.
+# **What to expect.** Two panels of the same shape: the points rise from the
+# lower left (flat, robust) to the upper right (sharp, overfitted). The two
+# panels show different images and networks, so compare the pattern and not the
+# values.
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
@@ -59,9 +61,9 @@ Markdown(plots.caption(measures))
 # %% [markdown]
 # ## Published, measured, difference
 #
-# `published` are the printed values for CIFAR-10, `measured` the mean over seeds
-# and `std` its standard deviation. The difference says how far apart the two
-# settings are; it is not an error.
+# `published` are the printed values for CIFAR-10, `measured` the mean over
+# seeds and `std` its standard deviation. The difference says how far apart the
+# two settings are; it is not an error.
 
 # %%
 table1 = published.table1()
@@ -76,8 +78,8 @@ for column in (Y, X):
 # ### Correlation
 #
 # Pearson's coefficient asks for a line, Spearman's only for the same order;
-# `low` to `high` is the 95 % bootstrap interval of Pearson's. The paper prints a
-# flatness of 0 for the method "Weight clipping 0.025"; with this misprint the
+# `low` to `high` is the 95 % bootstrap interval of Pearson's. The paper prints
+# a flatness of 0 for the method "Weight clipping 0.025"; with this misprint the
 # coefficients are slightly lower.
 
 # %%
@@ -122,29 +124,33 @@ fig, axes = plots.side_by_side(
     frames, x=X, y=Y, highlight=coloured, labels=True, height=4.6
 )
 numbers = pd.concat(frames, names=["panel", "method"])
-numbers = numbers.reindex(columns=["label", "family", X, Y, f"{X}_std", f"{Y}_std"])
+columns = ["label", "family", X, Y, f"{X}_std", f"{Y}_std"]
+numbers = numbers.reindex(columns=columns)
 folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, numbers, "stutz2021_fig01", folder)
 plt.show()
 
 # %% tags=["hide-input"]
-if runs.source_of(profile, source) == "live" and runs.source_of(profile) != "live":
+compared = runs.source_of(profile, source), runs.source_of(profile)
+if compared == ("live", "committed"):
     stored = pd.read_csv(paths.RESULTS / profile / "measures.csv")
     stored = runs.wide(stored).groupby("method")[[Y, X]]
-    beside = {"yours": means[[Y, X]], "stored": stored.mean(), "std": stored.std()}
-    display(Markdown("**Your own run beside the stored results** (mean, std over seeds)"))
-    display(pd.concat(beside, axis=1).swaplevel(axis=1)[[Y, X]].round(2))
+    beside = {"yours": means, "stored": stored.mean(), "std": stored.std()}
+    display(Markdown("**Your own run beside the stored results** (over seeds)"))
+    for column in (Y, X):
+        part = pd.DataFrame({name: df[column] for name, df in beside.items()})
+        display(Markdown(plots.axis_label(column)), part.round(2))
 
 # %% [markdown]
 # ## Checks
 #
-# Statements of the paper that this figure is about, each decided by a rule fixed
-# beforehand, on the printed and on the measured numbers.
+# Statements of the paper that this figure is about, each decided by a rule
+# fixed beforehand, on the printed and on the measured numbers.
 
 # %%
 about = ["pearson", "spearman", "variants-flatter", "regularisers-robust"]
 verdicts = claims.verdicts({"published": printed, "measured": wide})
-verdicts = verdicts[verdicts["id"].isin([f"stutz2021-{name}" for name in about])]
+verdicts = verdicts[verdicts["id"].str.removeprefix("stutz2021-").isin(about)]
 verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
 checks = verdicts.pivot(index="statement", columns="source", values="found")
 checks[["published", "measured"]].rename_axis(columns=None)
@@ -153,25 +159,25 @@ checks[["published", "measured"]].rename_axis(columns=None)
 # ## Reading
 
 # %% tags=["hide-input"]
-mine = found.iloc[-1]
-best, worst = ours[Y].idxmin(), ours[Y].idxmax()
+theirs, mine = found.loc["published"], found.iloc[-1]
+best, worst = ours.loc[ours[Y].idxmin()], ours.loc[ours[Y].idxmax()]
 Markdown(f"""
-Over {mine['n']:.0f} methods at profile `{profile}`, RLoss and average-case flatness
-correlate with Pearson **{mine['pearson']:.2f}** (95 % interval {mine['low']:.2f} to
-{mine['high']:.2f}) and Spearman **{mine['spearman']:.2f}**; the printed tables give
-{pearson['published']:.2f} and {found.loc['published', 'spearman']:.2f} over
-{found.loc['published', 'n']:.0f}. For single seeds Pearson lies between
+Over {mine.n:.0f} methods at profile `{profile}`, RLoss and average-case
+flatness correlate with Pearson **{mine.pearson:.2f}** (95 % interval
+{mine.low:.2f} to {mine.high:.2f}) and Spearman **{mine.spearman:.2f}**; the
+printed tables give {theirs.pearson:.2f} and {theirs.spearman:.2f} over
+{theirs.n:.0f}. For single seeds Pearson lies between
 {per_seed['pearson'].min():.2f} and {per_seed['pearson'].max():.2f}.
 
-The lowest RLoss, {ours.loc[best, Y]:.2f}, belongs to {ours.loc[best, 'label']}, with a
-flatness of {ours.loc[best, X]:.2f}; the highest, {ours.loc[worst, Y]:.2f}, to
-{ours.loc[worst, 'label']}, with {ours.loc[worst, X]:.2f}.
+The lowest RLoss, {best[Y]:.2f}, belongs to {best['label']}, with a flatness of
+{best[X]:.2f}; the highest, {worst[Y]:.2f}, to {worst['label']}, with
+{worst[X]:.2f}.
 """)
 
 # %% [markdown]
 # What this shows: knowing how flat a network's minimum is tells much about its
 # robust loss on new images, whatever the way it was trained. What it does not
-# show: that making a minimum flat is what makes a network robust. Both could have
-# a common cause, and methods away from the line remind of that. The triangles in
-# the published panel were trained by others with larger networks, and follow the
-# trend less strictly.
+# show: that making a minimum flat is what makes a network robust. Both could
+# have a common cause, and methods away from the line remind of that. The
+# triangles in the published panel were trained by others with larger networks,
+# and follow the trend less strictly.

@@ -16,17 +16,18 @@
 # %% [markdown]
 # # Table 1: methods by robust error, and how flat they are
 #
-# **Claim.** Methods with a low robust error (RErr) have flatter minima: grouped into
-# good, average and poor, both kinds of flatness are in that order, while RErr on
-# training images is in the reverse one.
+# **Claim.** Methods with a low robust error (RErr) have flatter minima: grouped
+# into good, average and poor, both kinds of flatness are in that order, while
+# RErr on training images is in the reverse one.
 #
 # **Cost.** With `source = "committed"` seconds. Live, `smoke` takes about a
 # minute and `digits` about a quarter of an hour on two CPU cores; the `cifar10`
-# profiles need a GPU. The networks are those of Fig. 1: once there, they are kept.
+# profiles need a GPU. The networks are those of Fig. 1: once there, they are
+# kept.
 #
-# **What to expect.** The groups are made by the published RErr on CIFAR-10. Other
-# images and a smaller network rank methods differently, so the measured columns
-# follow the grouping only in part; the last sections say how far.
+# **What to expect.** The groups are made by the published RErr on CIFAR-10.
+# Other images and a smaller network rank methods differently, so the measured
+# columns follow the grouping only in part; the last sections say how far.
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
@@ -61,34 +62,35 @@ wide = runs.wide(measures)  # a row for each network
 aa = profiles.get(profile).protocol.autoattack
 Markdown(
     f"{plots.caption(measures)} RErr in this table is by AutoAttack, here "
-    f"{', '.join(aa.attacks)} with {aa.iterations} iterations; published: the full "
-    f"ensemble, 100 iterations."
+    f"{', '.join(aa.attacks)} with {aa.iterations} iterations; published: the "
+    f"full ensemble, 100 iterations."
 )
 
 # %% [markdown]
 # ## Published, measured, difference
 #
 # One table for each column of the printed one, rows in its order: by RErr on
-# CIFAR-10, in three groups. `measured` is the mean over seeds, `std` its standard
-# deviation.
+# CIFAR-10, in three groups. `measured` is the mean over seeds, `std` its
+# standard deviation.
 
 # %%
 printed = published.table1()
 group = pd.cut(printed[RERR], [0, 0.57, 0.60, 1], right=False)
-group = group.cat.rename_categories(["good", "average", "poor"]).rename("group")
+group = group.cat.rename_categories(["good", "average", "poor"])
+group = group.rename("group")
 table = published.compare(wide, list(COLUMNS), printed)
 percent = [column for column in table if column[0].startswith("rerr")]
 table[percent] *= 100
 for column, (heading, digits) in COLUMNS.items():
     shown = table[column].round(digits)
-    shown.index = [group[printed.index], printed["label"].rename("method")]
+    shown.index = [group, printed["label"].rename("method")]
     display(Markdown(f"**{heading}**"), shown)
 
 # %% [markdown]
 # ### Group means
 #
-# The groups are those of the paper: RErr on CIFAR-10 below 57 %, below 60 %, and
-# above.
+# The groups are those of the paper: RErr on CIFAR-10 below 57 %, below 60 %,
+# and above.
 
 # %%
 by_group = table.drop(columns=["std", "difference"], level=1, errors="ignore")
@@ -113,24 +115,25 @@ plots.save(ax.figure, ranks, "stutz2021_tab01", folder)
 plt.show()
 
 # %% [markdown]
-# Spearman's coefficient between published and measured, over the methods: 1 means
-# the same order, 0 no relation.
+# Spearman's coefficient between published and measured, over the methods: 1
+# means the same order, 0 no relation.
 
 # %%
 agreement = pd.Series({
-    heading: table[column][["published", "measured"]].corr("spearman").iloc[0, 1]
+    heading: table[column].corr("spearman").loc["published", "measured"]
     for column, (heading, _) in COLUMNS.items()
 }, name="Spearman, published and measured")
 agreement.round(2).to_frame()
 
 # %% tags=["hide-input"]
-if runs.source_of(profile, source) == "live" and runs.source_of(profile) != "live":
+compared = runs.source_of(profile, source), runs.source_of(profile)
+if compared == ("live", "committed"):
     stored = pd.read_csv(paths.RESULTS / profile / "measures.csv")
     stored = runs.wide(stored).groupby("method")[list(COLUMNS)]
     parts = {"yours": means, "stored": stored.mean(), "std": stored.std()}
-    display(Markdown("**Your own run beside the stored results** (mean, std over seeds)"))
+    display(Markdown("**Your own run beside the stored results** (over seeds)"))
     for column, (heading, digits) in COLUMNS.items():
-        beside = pd.DataFrame({name: part[column] for name, part in parts.items()})
+        beside = pd.DataFrame({name: df[column] for name, df in parts.items()})
         scale = 100 if column in dict(percent) else 1
         display(Markdown(heading), beside.mul(scale).round(digits))
 
@@ -138,13 +141,14 @@ if runs.source_of(profile, source) == "live" and runs.source_of(profile) != "liv
 # ## Checks
 #
 # Statements of the paper that this table is about, each decided by a rule fixed
-# beforehand, on the printed and on the measured numbers. For the measured numbers
-# the groups are made anew, by the measured RErr.
+# beforehand, on the printed and on the measured numbers. For the measured
+# numbers the groups are made anew, by the measured RErr.
 
 # %%
-verdicts = claims.verdicts({"published": published.stutz2021(), "measured": wide})
-about = verdicts["place"].eq("Tab. 1") | verdicts["id"].eq("stutz2021-label-noise-rerr")
-verdicts = verdicts[about]
+sources = {"published": published.stutz2021(), "measured": wide}
+verdicts = claims.verdicts(sources)
+noise = verdicts["id"].eq("stutz2021-label-noise-rerr")
+verdicts = verdicts[verdicts["place"].eq("Tab. 1") | noise]
 verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
 checks = verdicts.pivot(index="statement", columns="source", values="found")
 checks[["published", "measured"]].rename_axis(columns=None)
@@ -157,12 +161,14 @@ order = means[RERR].sort_values()
 order.index = printed["label"][order.index]
 flat = by_group.loc["avg_flatness_rloss"]
 Markdown(f"""
-At profile `{profile}` the lowest RErr on test images is that of {order.index[0]}
+At profile `{profile}` the lowest RErr on test images is that of
+{order.index[0]}
 ({order.iloc[0]:.1%}), followed by {order.index[1]} ({order.iloc[1]:.1%}) and
 {order.index[2]} ({order.iloc[2]:.1%}); the highest that of {order.index[-1]}
 ({order.iloc[-1]:.1%}). The rank correlation of RErr with the published one is
-**{agreement.iloc[0]:.2f}** over {len(order)} methods, that of average-case flatness
-**{agreement.iloc[2]:.2f}**. In the published groups good, average and poor,
+**{agreement.iloc[0]:.2f}** over {len(order)} methods, that of average-case
+flatness **{agreement.iloc[2]:.2f}**. In the published groups good, average and
+poor,
 average-case flatness is measured as {flat.loc['measured', 'good']:.2f},
 {flat.loc['measured', 'average']:.2f} and {flat.loc['measured', 'poor']:.2f}
 (published {flat.loc['published', 'good']:.2f},
@@ -171,6 +177,7 @@ average-case flatness is measured as {flat.loc['measured', 'good']:.2f},
 
 # %% [markdown]
 # A method can be good on one kind of images and not on another: more data and
-# augmentation count for much on natural images, and little on small digits. What
-# the paper claims is not a ranking of methods but a relation between two columns,
-# robustness and flatness, and that relation is tested within each setting.
+# augmentation count for much on natural images, and little on small digits.
+# What the paper claims is not a ranking of methods but a relation between two
+# columns, robustness and flatness, and that relation is tested within each
+# setting.
