@@ -14,6 +14,10 @@ TORCH_INDEX ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PEERS ?=
+BENCH ?=
+PEERS_VENV := .venv-bench
+PEERS_READY := $(PEERS_VENV)/.ready
 # Not "yes": .venv is absent, its Python is gone, or the folder was moved since (.ready holds its path).
 WORKS := $(shell $(RUN) -c "import os; was = os.path.exists('$(READY)') and open('$(READY)').read(); \
   print('yes' if not was or was.strip() == os.getcwd() else 'moved')" 2>/dev/null)
@@ -26,7 +30,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 134217728
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lab notebooks results html clean
+.PHONY: help env book test lab notebooks results bench html clean
 ifneq ($(WORKS),yes)
 .PHONY: $(READY)
 endif
@@ -38,6 +42,7 @@ help:
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
 	@echo "make notebooks  execute the committed notebooks again, in place"
 	@echo "make results    measure with three seeds again, into data/results/$(PROFILE)"
+	@echo "make bench      time flatlib against a straightforward implementation (20 minutes)"
 	@echo "make env        only make or update the virtual environment .venv"
 	@echo "make clean      remove _build and caches (keeps .venv and the trained models in runs/)"
 	@echo
@@ -82,7 +87,24 @@ notebooks: $(READY)
 results: $(READY)
 	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds 0 1 2 --commit
 
+# PEERS=1 times other packages too; BENCH="--quick" or BENCH="--only pgd worst" passes options on.
+bench: $(READY) $(if $(PEERS),$(PEERS_READY))
+	$(if $(PEERS),$(PEERS_VENV)/bin/python,$(RUN)) -m benchmarks $(BENCH)
+
 env: $(READY)
+
+# A second environment for the packages compared with; it finds the others in .venv.
+$(PEERS_READY): $(READY) requirements-bench.txt
+	@rm -rf $(PEERS_VENV)
+	@echo "== Making $(PEERS_VENV) for the packages of requirements-bench.txt"
+	@$(RUN) -m venv $(PEERS_VENV)
+	@$(RUN) -c "import pathlib, sysconfig; \
+	  (folder,) = pathlib.Path('$(PEERS_VENV)/lib').glob('python*/site-packages'); \
+	  base = sysconfig.get_path('purelib'); \
+	  (folder / 'base.pth').write_text(f'import site; site.addsitedir({base!r})\n')"
+	@$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-bench.txt
+	@touch $@
 
 # Steps, in an order that survives a kill at any point:
 #   .unfinished lies in .venv from the first package to the last; whoever finds it starts afresh.

@@ -5,7 +5,7 @@ flatness measures, landscapes and training methods are written on top of it. Sta
 with ``help(PGD)``.
 """
 
-from . import runs, vision  # noqa: F401 (vision first makes torchvision importable beside a CPU-only torch)
+from . import runs, vision  # noqa: F401 (vision makes torchvision work beside a CPU-only torch)
 from .attacks import PGD, AutoAttack
 from .evaluate import evaluate
 from .flatness import average_flatness, worst_flatness

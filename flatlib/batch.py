@@ -24,6 +24,7 @@ def commit_results(chosen: list[Run]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command line: ``python -m flatlib.batch --help``."""
     parser = argparse.ArgumentParser(
         prog="python -m flatlib.batch", description=__doc__.split("\n")[0]
     )

@@ -88,7 +88,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor])
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV written by flatlib; a damaged one is named and left alone."""
     try:
-        return pd.read_csv(StringIO(path.read_text()), dtype=_TEXT)
+        text = path.read_text()
+        if not text.endswith("\n"):
+            raise ValueError("its last line is cut off")
+        return pd.read_csv(StringIO(text), dtype=_TEXT)
     except (ValueError, UnicodeDecodeError) as error:
         raise Damaged(
             f"{path} is damaged ({error}). Nothing was overwritten: move it away to compute it "

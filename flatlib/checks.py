@@ -16,12 +16,14 @@ def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:
 
 
 def number(name: str, value: int, least: int = 1) -> int:
+    """``value`` if it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: a whole number, at least {least}")
     return value
 
 
 def choice(name: str, value, choices) -> None:
+    """Refuse a ``value`` that is not one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}={value!r}: choose one of {sorted(choices)}")
 

@@ -21,7 +21,7 @@ from .weights import Weights, as_function, detached
 _PLANS = weakref.WeakKeyDictionary()  # model -> (its modules, its plan or None)
 
 
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # None: the model's own
 
 
 def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32"):
@@ -96,13 +96,11 @@ class _Plan:
         self.norms = {name: model.get_submodule(name) for name in folds.values() if name}
 
     def __call__(self, folded: Weights, x: Tensor) -> Tensor:
-        z = self.graph(x.to(self.dtype(folded), memory_format=torch.channels_last), folded)
+        used = next((v.dtype for v in folded.values() if v is not None), x.dtype)
+        z = self.graph(x.to(used, memory_format=torch.channels_last), folded)
         return z.to(x.dtype)
 
-    def dtype(self, folded: Weights) -> torch.dtype:
-        return next(folded[f"{name}.weight"].dtype for name in self.folds)
-
-    def fold(self, tensors: Weights, dtype: torch.dtype) -> Weights:
+    def fold(self, tensors: Weights, dtype: torch.dtype | None = None) -> Weights:
         """What the graph reads, from the network's parameters and buffers by name."""
         folded = {name: tensors[name] for name in self.constants}
         for name, norm in self.folds.items():
@@ -112,7 +110,7 @@ class _Plan:
             if weight.ndim == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
             folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
-        return {k: v if v is None else v.to(dtype) for k, v in folded.items()}
+        return {k: v if v is None else v.to(dtype or v.dtype) for k, v in folded.items()}
 
 
 def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm):

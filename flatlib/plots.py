@@ -23,7 +23,7 @@ STYLE = {
     "legend.fontsize": 8.5, "legend.frameon": False, "legend.handletextpad": 0.4,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.6,
-    "savefig.dpi": 200, "figure.dpi": 110, "svg.hashsalt": "flatlib", "figure.facecolor": "white",
+    "savefig.dpi": 200, "figure.dpi": 150, "svg.hashsalt": "flatlib", "figure.facecolor": "white",
 }  # fmt: skip
 FAMILIES = {  # colour and marker; hues of Okabe & Ito and of Tol, told apart by marker as well
     "baseline": ("#000000", "*"), "attack": ("#56B4E9", "v"), "optimisation": ("#0072B2", "s"),

@@ -14,6 +14,7 @@ SOURCES = ("auto", "committed", "live")
 
 
 def default_device() -> str:
+    """The first GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -45,10 +45,19 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from flatlib import PGD, average_flatness, evaluate, paths, plots, profiles
-from flatlib import published, runs, slices, worst_flatness
+from flatlib import (
+    PGD,
+    average_flatness,
+    evaluate,
+    paths,
+    plots,
+    profiles,
+    published,
+    runs,
+    slices,
+    worst_flatness,
+)
 
-# %config InlineBackend.figure_format = "retina"
 folder = paths.ROOT / "_build" / "figures" / profile
 names = published.stutz2021()["label"]
 COLORS = {baseline: "#0072B2", better: "#D55E00"}
@@ -95,10 +104,11 @@ for name, model in models.items():
     g = torch.Generator().manual_seed(seed)
     attacked[name] = pgd(model, x, y, g)
     seen[name] = model(attacked[name]).argmax(1)
-Markdown(f"ε = {eps:.3g} (pixels in [0, 1]), {pgd.steps} steps of {pgd.step:.3g}")
+Markdown(f"ε = {eps:.3g} per pixel, {pgd.steps} steps of {pgd.step:.3g}.")
 
-# %% mystnb={"figure": {"caption": "Eight test digits: clean with their labels, and attacked for each network with what it then sees; red where it is wrong.", "name": "quickstart-attack"}} tags=["hide-input", "nbval-ignore-output"]
-fig, axes = plt.subplots(3, 8, figsize=(6.2, 3.0))
+# %% mystnb={"figure": {"caption": "Eight test digits: clean with their labels, and attacked for each network with what it then sees, orange and bold where it is wrong.", "name": "quickstart-attack"}} tags=["hide-input", "nbval-ignore-output"]
+with plots.style():
+    fig, axes = plt.subplots(3, 8, figsize=(6.2, 3.0))
 for row, (name, pictures) in zip(axes, attacked.items()):
     row[0].set_ylabel("clean" if name == "clean" else names[name].split(" ")[0])
     for i, ax in enumerate(row):
@@ -150,8 +160,8 @@ table["difference"] = table[names[better]] - table[names[baseline]]
 table.round(3)
 
 # %% [markdown]
-# Beside it the same for the networks of the paper: CIFAR-10, a network 140
-# times larger, and thus other values; the signs of the differences are what to
+# Beside it the same for the networks of the paper: CIFAR-10, a much larger
+# network, and thus other values; the signs of the differences are what to
 # compare.
 
 # %%

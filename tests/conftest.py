@@ -1,6 +1,5 @@
 """What the tests share: runs in a folder of their own, tiny networks, a few real digits."""
 
-import os
 from dataclasses import replace
 
 import pytest

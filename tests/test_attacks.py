@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flatlib import PGD, AutoAttack, evaluate
-from flatlib.attacks import PAPER_STEP, PerTask
+from flatlib.attacks import PAPER_STEP, IgnoreIncorrect, PerTask, PreventLeaking
 from flatlib.losses import cross_entropy, kl, own_task
 
 EPS = 0.1
@@ -263,6 +263,29 @@ class TestPerTask:
         x_adv = PerTask(PGD(eps=EPS, steps=3), clean=0.0)(net, x, y, seeded())
         before, after = (cross_entropy(own_task(net(v), y), y) for v in (x, x_adv))
         assert (after > before).all()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["told", "asked"])
+def test_misclassified_images_are_given_back_when_ignored(robust, digits, known):
+    x, y = digits.test.first(100)
+    predicted = (y + (torch.arange(100) < 30)) % 10 if known else robust(x).argmax(1)
+    given = {"predicted": predicted} if known else {}
+    attack = PGD(eps=EPS, steps=2)
+    x_adv = IgnoreIncorrect(attack)(robust, x, y, seeded(), **given)
+    right, attacked = predicted == y, attack(robust, x, y, seeded())
+    assert torch.equal(x_adv[right], attacked[right]) and torch.equal(x_adv[~right], x[~right])
+    assert right.any() and not right.all()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["told", "asked"])
+def test_the_predicted_class_is_attacked_against_leaking(robust, digits, known):
+    x, y = digits.test.first(100)
+    predicted = (y + 3) % 10 if known else robust(x).argmax(1)
+    given = {"predicted": predicted} if known else {}
+    attack = PGD(eps=EPS, steps=2)
+    x_adv = PreventLeaking(attack)(robust, x, y, seeded(), **given)
+    assert torch.equal(x_adv, attack(robust, x, predicted, seeded()))
+    assert not torch.equal(x_adv, attack(robust, x, y, seeded()))
 
 
 class TestAutoAttack:

@@ -338,8 +338,22 @@ class Viewed(TwoConvolutions):
         return self.head(h.view(x.shape[0], -1))
 
 
+class NoModules(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(64, 10))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.matrix
+
+
+class NothingToLearn(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10]
+
+
 STRANGE = [
-    Net, TwoConvolutions, ControlFlow, ConstantInForward, PlainTensorAttribute, SharedConvolution,
+    NoModules, Net, TwoConvolutions, ControlFlow, ConstantInForward, PlainTensorAttribute, SharedConvolution,
     HalfNormed, Repeated, UsedTwice, SharedNorm, SharedActivation, BareParameter,
     WeightReadDirectly, StatisticsReadDirectly, InstanceNormed, NoAffine, NoRunningStatistics,
     CircularPadding, Geometry, Keyword, InPlace, WeightNormed, PreActivation, Flattened, Viewed,
@@ -371,6 +385,39 @@ class FreshNoise(Net):
         return super().forward(x + torch.rand(1))
 
 
+def test_a_network_without_weights(x):
+    net = NothingToLearn().eval()
+    assert torch.equal(kernels.freeze(net)(x), net(x))
+    assert torch.equal(kernels.fast(net)({}, x), net(x))
+
+
 def test_a_random_network_stays_random(age, x):
     f = kernels.freeze(age(FreshNoise()))
     assert not torch.equal(f(x), f(x))
+
+
+def test_double_precision_stays_double(make, x):
+    net = make(activation="silu").double()
+    want = net(x.double())
+    for f in (kernels.freeze(net), lambda p: kernels.fast(net)(layers(net), p)):
+        torch.testing.assert_close(f(x.double()), want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [None, ControlFlow], ids=["planned", "as it is"])
+def test_bf16_gives_the_gradients_direction_in_the_images_type(make, age, x, kind):
+    net = age(kind()) if kind else make(activation="silu")
+    grads = []
+    for f in (kernels.freeze(net, precision="bf16"), net):
+        point = x.clone().requires_grad_()
+        z = f(point)
+        assert z.dtype == torch.float32
+        grads.append(torch.autograd.grad(z.square().sum(), point)[0])
+    rounded, exact = grads
+    assert torch.cosine_similarity(rounded.flatten(), exact.flatten(), 0) > 0.99
+    assert not torch.allclose(rounded, exact, rtol=1e-4)
+
+
+def test_an_unknown_precision_is_named(tiny):
+    for make_fast in (kernels.freeze, kernels.fast):
+        with pytest.raises(ValueError, match="precision='fp8'.*'bf16'"):
+            make_fast(tiny, precision="fp8")

@@ -10,7 +10,19 @@ import torch
 from flatlib import AT, PGD, as_function, layers
 from flatlib.losses import cross_entropy
 from flatlib.steps import (
-    EMA, SAM, SGD, SWA, Adam, Ascend, Clip, Constant, Cyclic, EntropySGD, Stay, Steps, gradient,
+    EMA,
+    SAM,
+    SGD,
+    SWA,
+    Adam,
+    Ascend,
+    Clip,
+    Constant,
+    Cyclic,
+    EntropySGD,
+    Stay,
+    Steps,
+    gradient,
 )  # fmt: skip
 from flatlib.train import Streams, objective
 

@@ -32,9 +32,9 @@
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
-source: str = "auto"  # committed, live, or auto: committed if there is any
-seeds: list = [0, 1, 2]  # networks of each method, trained independently
-workers: int = 2  # how many are trained at the same time, if live
+source: str = "auto"  # committed, live, or auto (committed if there)
+seeds: list = [0, 1, 2]  # one network per method and seed
+workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -43,7 +43,6 @@ from IPython.display import Markdown, display
 
 from flatlib import claims, paths, plots, published, runs
 
-# %config InlineBackend.figure_format = "retina"
 pd.set_option("display.max_colwidth", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 
@@ -54,7 +53,7 @@ X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 # measured here.
 
 # %%
-measures, histories = runs.collect("table1", profile, seeds, source, workers)
+measures, _ = runs.collect("table1", profile, seeds, source, workers)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
 
@@ -67,12 +66,13 @@ Markdown(plots.caption(measures))
 
 # %%
 table1 = published.table1()
-printed = published.stutz2021()  # 74 rows; the misprinted flatness is missing
+printed = published.stutz2021()  # without the misprinted flatness
 printed["label"] = table1["label"].combine_first(printed["label"])
 table = published.compare(wide, [Y, X], printed)
+table = table.rename(index=printed["label"].to_dict()).rename_axis(None)
 for column in (Y, X):
     display(Markdown(f"**{plots.axis_label(column)}**"))
-    display(table[column].rename(index=printed["label"].to_dict()).round(2))
+    display(table[column].round(2))
 
 # %% [markdown]
 # ### Correlation
@@ -139,6 +139,7 @@ if compared == ("live", "committed"):
     display(Markdown("**Your own run beside the stored results** (over seeds)"))
     for column in (Y, X):
         part = pd.DataFrame({name: df[column] for name, df in beside.items()})
+        part = part.loc[table1.index].set_axis(table1["label"].rename(None))
         display(Markdown(plots.axis_label(column)), part.round(2))
 
 # %% [markdown]
@@ -147,13 +148,13 @@ if compared == ("live", "committed"):
 # Statements of the paper that this figure is about, each decided by a rule
 # fixed beforehand, on the printed and on the measured numbers.
 
-# %%
+# %% tags=["hide-input"]
 about = ["pearson", "spearman", "variants-flatter", "regularisers-robust"]
 verdicts = claims.verdicts({"published": printed, "measured": wide})
 verdicts = verdicts[verdicts["id"].str.removeprefix("stutz2021-").isin(about)]
 verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
 checks = verdicts.pivot(index="statement", columns="source", values="found")
-checks[["published", "measured"]].rename_axis(columns=None)
+checks[["published", "measured"]].rename_axis(index=None, columns=None)
 
 # %% [markdown]
 # ## Reading

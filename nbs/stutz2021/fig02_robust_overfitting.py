@@ -17,8 +17,7 @@
 # # Fig. 2: robust overfitting
 #
 # **Claim.** In adversarial training (AT), RLoss on test images falls at first
-# and then rises for the rest of the training, while RLoss on training images
-# goes on falling.
+# and then rises again, while RLoss on training images goes on falling.
 #
 # **Cost.** With `source = "committed"` seconds. Live, three networks are
 # trained and measured: a few seconds at `smoke`, about two minutes at `digits`
@@ -29,9 +28,9 @@
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
-source: str = "auto"  # committed, live, or auto: committed if there is any
-seeds: list = [0, 1, 2]  # networks trained independently
-workers: int = 2  # how many are trained at the same time, if live
+source: str = "auto"  # committed, live, or auto (committed if there)
+seeds: list = [0, 1, 2]  # one network per seed
+workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -41,7 +40,6 @@ from IPython.display import Markdown, display
 
 from flatlib import claims, paths, plots, published, runs
 
-# %config InlineBackend.figure_format = "retina"
 pd.set_option("display.max_colwidth", None)
 
 # %% [markdown]
@@ -144,12 +142,12 @@ if compared == ("live", "committed"):
 # Statements of the paper that this figure is about, each decided by a rule
 # fixed beforehand, on the printed and on the measured numbers.
 
-# %%
+# %% tags=["hide-input"]
 verdicts = claims.verdicts({"published": printed, "measured": wide})
 verdicts = verdicts[verdicts["place"] == "Fig. 2"]
 verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
 checks = verdicts.pivot(index="statement", columns="source", values="found")
-checks[["published", "measured"]].rename_axis(columns=None)
+checks[["published", "measured"]].rename_axis(index=None, columns=None)
 
 # %% [markdown]
 # ## Reading

@@ -31,9 +31,9 @@
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
-source: str = "auto"  # committed, live, or auto: committed if there is any
-seeds: list = [0, 1, 2]  # networks of each method, trained independently
-workers: int = 2  # how many are trained at the same time, if live
+source: str = "auto"  # committed, live, or auto (committed if there)
+seeds: list = [0, 1, 2]  # one network per method and seed
+workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -42,7 +42,6 @@ from IPython.display import Markdown, display
 
 from flatlib import claims, paths, plots, profiles, published, runs
 
-# %config InlineBackend.figure_format = "retina"
 pd.set_option("display.max_colwidth", None)
 RERR = "rerr_test_aa"
 COLUMNS = {  # column of Table 1 -> its heading here, and the digits shown
@@ -57,7 +56,7 @@ COLUMNS = {  # column of Table 1 -> its heading here, and the digits shown
 # ## Runs
 
 # %%
-measures, histories = runs.collect("table1", profile, seeds, source, workers)
+measures, _ = runs.collect("table1", profile, seeds, source, workers)
 wide = runs.wide(measures)  # a row for each network
 aa = profiles.get(profile).protocol.autoattack
 Markdown(
@@ -83,7 +82,7 @@ percent = [column for column in table if column[0].startswith("rerr")]
 table[percent] *= 100
 for column, (heading, digits) in COLUMNS.items():
     shown = table[column].round(digits)
-    shown.index = [group, printed["label"].rename("method")]
+    shown.index = [group.rename(None), printed["label"].rename(None)]
     display(Markdown(f"**{heading}**"), shown)
 
 # %% [markdown]
@@ -96,7 +95,8 @@ for column, (heading, digits) in COLUMNS.items():
 by_group = table.drop(columns=["std", "difference"], level=1, errors="ignore")
 by_group = by_group.groupby(group, observed=False).mean().T
 for column, (heading, digits) in COLUMNS.items():
-    display(Markdown(f"**{heading}**"), by_group.loc[column].round(digits))
+    shown = by_group.loc[column].rename_axis(columns=None)
+    display(Markdown(f"**{heading}**"), shown.round(digits))
 
 # %% [markdown]
 # ## Figure
@@ -134,6 +134,7 @@ if compared == ("live", "committed"):
     display(Markdown("**Your own run beside the stored results** (over seeds)"))
     for column, (heading, digits) in COLUMNS.items():
         beside = pd.DataFrame({name: df[column] for name, df in parts.items()})
+        beside = beside.loc[printed.index].set_axis(printed["label"].rename(None))
         scale = 100 if column in dict(percent) else 1
         display(Markdown(heading), beside.mul(scale).round(digits))
 
@@ -144,14 +145,14 @@ if compared == ("live", "committed"):
 # beforehand, on the printed and on the measured numbers. For the measured
 # numbers the groups are made anew, by the measured RErr.
 
-# %%
+# %% tags=["hide-input"]
 sources = {"published": published.stutz2021(), "measured": wide}
 verdicts = claims.verdicts(sources)
 noise = verdicts["id"].eq("stutz2021-label-noise-rerr")
 verdicts = verdicts[verdicts["place"].eq("Tab. 1") | noise]
 verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
 checks = verdicts.pivot(index="statement", columns="source", values="found")
-checks[["published", "measured"]].rename_axis(columns=None)
+checks[["published", "measured"]].rename_axis(index=None, columns=None)
 
 # %% [markdown]
 # ## Reading

@@ -1,0 +1,4 @@
+"""Timings of flatlib, of a straightforward implementation and of other packages, side by side.
+
+``python -m benchmarks`` runs them all; ``plain`` is the straightforward one.
+"""

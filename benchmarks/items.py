@@ -1,0 +1,233 @@
+"""The items: the same work, done by every contestant; and what shows that it was the same."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from flatlib import AT, PGD, average_flatness, eigenvalues, hessian, worst_flatness
+from flatlib.data import Split
+from flatlib.kernels import freeze
+from flatlib.train import Streams, objective
+
+from . import peers, plain
+from .floor import Passes, Work
+from .subjects import Size, Subject
+
+BASE, OURS, OURS_BF16 = "straightforward", "flatlib", "flatlib bf16"
+
+
+@dataclass(frozen=True)
+class Item:
+    """Contestants by column; ``value`` turns a result into the number that must agree within
+    ``tolerance`` of the first contestant's, ``steps`` into how many gradients or products it took.
+    """
+
+    key: str
+    title: str
+    quantity: str  # what ``value`` is
+    contestants: dict[str, Callable]
+    value: Callable
+    least: Passes | None  # None: no floor is given
+    steps: Callable = lambda result, work: work.gradients
+    tolerance: float = 0.01
+    counted: str = "gradient steps"
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def mean_loss(s: Subject, x_adv) -> float:
+    with torch.no_grad():
+        return F.cross_entropy(s.model(x_adv), s.y).item()
+
+
+def pgd(s: Subject, size: Size) -> Item:
+    """PGD from one random start, the best point per image."""
+    attack = PGD(eps=s.eps, steps=size.steps)
+
+    def ours(precision: str):
+        return attack(freeze(s.model, precision=precision), s.x, s.y, seeded())
+
+    others = {
+        "foolbox": partial(peers.foolbox_pgd, s, size.steps),
+        "torchattacks": partial(peers.torchattacks_pgd, s, size.steps),
+        "pyautoattack": partial(peers.apgd, s.model, s, size.steps),
+    }
+    contestants = {
+        BASE: lambda: plain.pgd(s.model, s.x, s.y, s.eps, s.step, size.steps, seeded()),
+        OURS: partial(ours, "float32"),
+        OURS_BF16: partial(ours, "bf16"),
+    }
+    return Item(
+        "pgd",
+        f"PGD-{size.steps}",
+        "RLoss",
+        contestants | peers.installed(others),
+        partial(mean_loss, s),
+        Passes((size.steps, size.steps, 0), (1, 0, 0)),
+    )
+
+
+def apgd(s: Subject, size: Size) -> Item:
+    """The steps of AutoAttack's APGD-CE, as released, on the model and on the frozen one."""
+
+    def ours(precision: str):
+        return peers.apgd(freeze(s.model, precision=precision), s, size.steps)
+
+    return Item(
+        "apgd",
+        f"APGD-CE, {size.steps} steps (pyautoattack)",
+        "RLoss",
+        {
+            BASE: partial(peers.apgd, s.model, s, size.steps),
+            OURS: partial(ours, "float32"),
+            OURS_BF16: partial(ours, "bf16"),
+        },
+        partial(mean_loss, s),
+        Passes((size.steps, size.steps, 0)),
+    )
+
+
+def average(s: Subject, size: Size) -> Item:
+    """RLoss at perturbed weights; the reference, which is PGD again, is left out."""
+    draws, zero = s.of(size.draws), torch.zeros(len(s.x))
+    attack = PGD(eps=s.eps, steps=size.steps)
+
+    def base():
+        how = (s.eps, s.step, size.steps, 0.5, draws, seeded())
+        return plain.average_flatness(s.model, s.x, s.y, zero, *how)
+
+    def ours(precision: str):
+        return average_flatness(
+            s.model, s.x, s.y, attack, 0.5, draws, seeded(), reference=zero, batch=len(s.x),
+            precision=precision,
+        ).value  # fmt: skip
+
+    work = (draws * size.steps, draws * size.steps, 0)
+    title = f"average-case flatness, {draws} draw{'s' * (draws > 1)} × PGD-{size.steps}"
+    contestants = {
+        BASE: base, OURS: partial(ours, "float32"), OURS_BF16: partial(ours, "bf16")
+    }  # fmt: skip
+    quantity = "RLoss at w + ν"
+    return Item("average", title, quantity, contestants, float, Passes(work, (draws, 0, 0)))
+
+
+def worst(s: Subject, size: Size) -> Item:
+    """One start of the joint ascent over weights and images; the reference is left out."""
+    zero = torch.zeros(len(s.x))
+
+    def base():
+        how = (s.eps, s.step, size.steps, 0.003, 1, seeded())
+        return plain.worst_flatness(s.model, s.x, s.y, zero, *how)
+
+    def ours(precision: str):
+        return worst_flatness(
+            s.model, s.x, s.y, s.eps, 0.003, size.steps, 1, seeded(), reference=zero,
+            batch=len(s.x), precision=precision,
+        ).value  # fmt: skip
+
+    return Item(
+        "worst",
+        f"worst-case flatness, {size.steps} joint steps",
+        "RLoss at w + ν",
+        {BASE: base, OURS: partial(ours, "float32"), OURS_BF16: partial(ours, "bf16")},
+        float,
+        Passes((size.steps,) * 3, (1, 0, 0)),
+    )
+
+
+class Trainee:
+    """A copy of the network with an optimiser of its own; every call is one training step."""
+
+    def __init__(self, s: Subject, size: Size, precision: str | None):
+        self.s, self.net, self.steps = s, s.copy(), size.training_steps
+        self.optimiser = AT.optimiser.build(list(self.net.parameters()), seeded())
+        attack = PGD(eps=s.eps, steps=size.training_steps)
+        if precision == "bf16":
+            pgd, attack = attack, lambda f, *how: pgd(freeze(self.net, precision="bf16"), *how)
+        self.method = precision and replace(AT, attack=attack)
+        self.g, self.random = seeded(), Streams(0)
+        self.random["attack"] = self.g
+
+    def base(self) -> float:
+        s = self.s
+        return plain.training_step(
+            self.net, self.optimiser, s.x, s.y, s.eps, s.step, self.steps, self.g
+        )
+
+    def ours(self) -> float:
+        self.net.train()
+        self.optimiser.zero_grad()
+        split = Split(self.s.x, self.s.y)
+        loss = objective(self.method, self.net, split, 0.0, self.random, {})
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+
+def training(s: Subject, size: Size) -> Item:
+    """PGD in eval mode, then one update; every contestant goes on training a copy of its own."""
+    n = size.training_steps
+    return Item(
+        "training",
+        f"PGD-{n} training step",
+        "loss of the first step",
+        {
+            BASE: Trainee(s, size, None).base,
+            OURS: Trainee(s, size, "float32").ours,
+            OURS_BF16: Trainee(s, size, "bf16").ours,
+        },
+        float,
+        Passes((n, n, 0), (2, 1, 1)),
+    )
+
+
+def curvature(s: Subject, size: Size) -> Item:
+    """The top eigenvalue, of the two that Lanczos finds at both ends; for ResNet-18 a few steps of
+    power iteration.
+    """
+    whole = s.name == "small"
+
+    def base():
+        times, n = plain.hessian_product(s.model, s.x, s.y)
+        if whole:
+            return plain.extreme_eigenvalues(times, n).max()
+        return plain.power_iteration(times, n, size.products)
+
+    def ours():
+        if whole:
+            return eigenvalues(s.model, s.x, s.y, k=2, batch=len(s.x)).max()
+        times, n = hessian.product(s.model, s.x, s.y, batch=len(s.x))
+        return plain.power_iteration(times, n, size.products)
+
+    products = size.products
+    if whole:  # the peer that does no Lanczos takes as many products as Lanczos does
+        with Work() as work:
+            base()
+        products = work.losses
+    contestants = {BASE: base, OURS: ours}
+    others = {
+        "PyHessian": partial(peers.pyhessian, s, products),
+        "curvlinops": partial(peers.curvlinops, s, None if whole else size.products),
+    }
+    each = 1 + 2 * products  # the gradient once, then every product costs it twice
+    return Item(
+        "curvature",
+        "top Hessian eigenvalue" if whole else f"{products} steps of power iteration, Hessian",
+        "eigenvalue",
+        contestants | peers.installed(others),
+        lambda result: result[0] if isinstance(result, tuple) else result,
+        Passes(exact=(each,) * 3),
+        lambda result, work: result[1] if isinstance(result, tuple) else work.losses,
+        counted="Hessian products",
+    )
+
+
+ITEMS = {
+    "pgd": pgd, "apgd": apgd, "average": average, "worst": worst, "training": training,
+    "curvature": curvature,
+}  # fmt: skip

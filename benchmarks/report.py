@@ -1,0 +1,182 @@
+"""The tables: tidy CSV of every round, and a page of Markdown that the book includes."""
+
+import csv
+import io
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from . import peers
+from .floor import Floor
+from .items import BASE, OURS, OURS_BF16
+from .race import Result, ratio
+from .subjects import TITLES
+
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16")
+ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+ROUND = ("network", "item", "contestant", "round", "seconds")
+SUMMARY = (
+    "network", "item", "title", "contestant", "median_seconds", "speed", "speed_least",
+    "speed_most", "floor_seconds", "times_floor", "memory_mb", "gflop", "counted", "steps",
+    "quantity", "value", "doubts",
+)  # fmt: skip
+
+
+def machine(threads: int, busy: float) -> list[str]:
+    """What the numbers depend on, a line each."""
+    model, flags = platform.processor() or platform.machine(), set()
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        key, _, value = line.partition(":")
+        model = value.strip() if key.strip() == "model name" else model
+        flags |= set(value.split()) if key.strip() in ("flags", "Features") else set()
+    features = ", ".join(f for f in FEATURES if f in flags) or "not known"
+    allocator = ", ".join(f"{k}={os.environ.get(k, 'unset')}" for k in ALLOCATOR)
+    lines = [
+        f"processor: {model}, {os.cpu_count()} cores; features: {features}",
+        f"{threads} threads; PyTorch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.system()}",
+        f"allocator: `{allocator}`",
+    ]
+    if busy > 0.5:
+        lines.append(f"**other programs were running: the load was {busy:.1f} at the start**")
+    return lines
+
+
+def groups(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Results by (network, item); the first of each is the straightforward one."""
+    found: dict = {}
+    for result in results:
+        found.setdefault((result.network, result.item), []).append(result)
+    return found
+
+
+def rounds_csv(results: list[Result]) -> str:
+    rows = [
+        (r.network, r.item, r.contestant, number, f"{seconds:.6g}")
+        for r in results
+        for number, seconds in enumerate(r.seconds)
+    ]
+    return _csv(ROUND, rows)
+
+
+def summary_csv(results: list[Result]) -> str:
+    rows = []
+    for group in groups(results).values():
+        for r in group:
+            speed, least, most = ratio(r, group[0])
+            over = r.median / r.floor if r.floor else None
+            numbers = (r.median, speed, least, most, r.floor, over, r.memory, r.gflop)
+            rows.append((
+                r.network, r.item, r.title, r.contestant,
+                *("" if v is None else f"{v:.4g}" for v in numbers),
+                r.counted, r.steps, r.quantity, f"{r.value:.5g}", "; ".join(r.doubts),
+            ))  # fmt: skip
+    return _csv(SUMMARY, rows)
+
+
+def _csv(header, rows) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header, *rows])
+    return text.getvalue()
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _speed(result: Result | None, base: Result) -> str:
+    if result is None:
+        return "–"
+    middle, least, most = ratio(result, base)
+    mark = "\\*" if result.doubts else ""
+    return f"{middle:.2f}{mark} ({least:.2f}–{most:.2f})"
+
+
+def speeds(network: str, results: list[Result]) -> str:
+    """Speed of every contestant relative to the straightforward one, an item per row."""
+    header = [TITLES[network], f"{BASE} (s)", "flatlib", "flatlib, bf16 steps", "other packages"]
+    rows = []
+    for (where, item), group in groups(results).items():
+        if where != network or item == "zoo":
+            continue
+        by_name, base = {r.contestant: r for r in group}, group[0]
+        others = [
+            f"{name} {_speed(by_name[name], base)}" if name in by_name else f"{name} not installed"
+            for name in peers.APPLY.get(item, ())
+        ]
+        mine = [_speed(by_name.get(name), base) for name in (OURS, OURS_BF16)]
+        rows.append([base.title, f"{base.median:.3g}", *mine, "<br>".join(others) or "–"])
+    return _table(header, rows)
+
+
+def limits(network: str, results: list[Result]) -> str:
+    """Seconds over the floor, memory, and the checks of equal work, a contestant per row."""
+    header = ["", "contestant", "median (s)", "floor (s)", "times the floor", "peak memory (MB)",
+              "GFLOP done", "work", "result", "differs"]  # fmt: skip
+    rows = []
+    for group in groups(results).values():
+        for r in group:
+            if r.network == network and r.item != "zoo":
+                rows.append(_limit(r, first=r is group[0]))
+    return _table(header, rows)
+
+
+def _limit(r: Result, first: bool) -> list[str]:
+    return [
+        r.title if first else "",
+        r.contestant,
+        f"{r.median:.3g}",
+        "–" if r.floor is None else f"{r.floor:.3g}",
+        "–" if r.floor is None else f"{r.median / r.floor:.2f}",
+        "–" if r.memory is None else f"{r.memory:.0f}",
+        f"{r.gflop:.3g}",
+        f"{r.steps} {r.counted}",
+        f"{r.quantity} {r.value:.4g}",
+        "; ".join(r.doubts) or "no",
+    ]
+
+
+def zoo_table(results: list[Result], models: int) -> str:
+    """Seconds per model and models per hour."""
+    group = [r for r in results if r.item == "zoo"]
+    header = ["", "seconds per model", "models per hour", "times as many", "peak memory (MB)",
+              group[0].quantity]  # fmt: skip
+    rows = [
+        [
+            r.contestant,
+            f"{r.median / models:.2f}",
+            f"{3600 * models / r.median:.0f}",
+            _speed(r, group[0]),
+            "–" if r.memory is None else f"{r.memory:.0f}",
+            f"{r.value:.3f}",
+        ]
+        for r in group
+    ]
+    return _table(header, rows)
+
+
+def page(
+    results: list[Result], floors: dict[str, Floor], about: list[str], models: int, note: str
+) -> str:
+    """The whole page, without a heading: the book's page has one."""
+    present = [f"{name} {peers.version(name)}" for name in peers.PACKAGES if peers.version(name)]
+    rates = [
+        f"convolutions alone, {TITLES[name]}: {floor.rate('float32'):.0f} GFLOP/s in float32, "
+        f"{floor.rate('bf16'):.0f} in bf16"
+        for name, floor in floors.items()
+    ]
+    about = [*about, f"other packages: {', '.join(present) or 'none'}", *rates, note]
+    parts = ["\n".join(f"- {line}" for line in about)]
+    networks = [n for n in TITLES if any(r.network == n and r.item != "zoo" for r in results)]
+    parts += [speeds(name, results) for name in networks]
+    if any(r.item == "zoo" for r in results):
+        parts.append(zoo_table(results, models))
+    parts.append("\\* the work or its result differs, see the column *differs* below.")
+    for name in networks:
+        parts += [f"**{TITLES[name]}**", limits(name, results)]
+    return "\n\n".join(parts) + "\n"

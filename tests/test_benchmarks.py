@@ -1,0 +1,126 @@
+"""The straightforward implementation is right, and the benchmark runs."""
+
+import csv
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flatlib import AT, PGD, average_flatness, hessian, paths, weights, worst_flatness
+from flatlib.data import Split
+from flatlib.train import Streams, objective
+
+sys.path.insert(0, str(paths.ROOT))  # also for a bare "pytest"
+
+from benchmarks import __main__ as command  # noqa: E402
+from benchmarks import floor, items, peers, plain, race, report, subjects  # noqa: E402
+
+EPS = 0.15
+STEP = PGD(eps=EPS).step
+
+
+def seeded():
+    return torch.Generator().manual_seed(1)
+
+
+def test_pgd(make, xy):
+    net = make()
+    x_adv = plain.pgd(net, *xy, EPS, STEP, 5, seeded())
+    torch.testing.assert_close(x_adv, PGD(eps=EPS, steps=5)(net, *xy, seeded()))
+    loss = plain.robust_loss(net, *xy, EPS, STEP, 5, seeded(), restarts=2)
+    assert (loss >= F.cross_entropy(net(x_adv), xy[1], reduction="none") - 1e-6).all()
+
+
+def test_layers(make):
+    net = make()
+    assert [p.shape for p in plain.layers(net)] == [p.shape for p in weights.layers(net).values()]
+
+
+def test_average_flatness(make, xy):
+    net, zero = make(), torch.zeros(len(xy[0]))
+    flat = average_flatness(net, *xy, PGD(eps=EPS, steps=4), 0.5, 3, seeded(), reference=zero)
+    found = plain.average_flatness(net, *xy, zero, EPS, STEP, 4, 0.5, 3, seeded())
+    assert found == pytest.approx(flat.value, rel=1e-4)
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_worst_flatness(make, xy, restarts):
+    net, zero = make(), torch.zeros(len(xy[0]))
+    inside = (0.2 + 0.6 * xy[0], xy[1])  # the box never binds at the start
+    flat = worst_flatness(net, *inside, EPS, 0.01, 4, restarts, seeded(), reference=zero)
+    how = (zero, EPS, STEP, 4, 0.01, restarts, seeded())
+    assert plain.worst_flatness(net, *inside, *how) == pytest.approx(flat.value, rel=1e-4)
+
+
+def test_training_step(make, xy):
+    one, other, random = make(), make(), Streams(0)
+    random["attack"] = seeded()
+    a, b = (AT.optimiser.build(list(net.parameters()), seeded()) for net in (one, other))
+    found = plain.training_step(one, a, *xy, 8 / 255, PGD().step, 7, seeded())
+    other.train()
+    loss = objective(AT, other, Split(*xy), 0.0, random, {})
+    loss.backward()
+    b.step()
+    assert found == pytest.approx(loss.item(), rel=1e-5)
+    for p, q in zip(one.state_dict().values(), other.state_dict().values()):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+
+
+def test_hessian_product(make, xy):
+    net = make(width=2)
+    times, size = plain.hessian_product(net, *xy)
+    fast, same = hessian.product(net, *xy)
+    v = torch.randn(size, generator=seeded())
+    assert size == same
+    torch.testing.assert_close(times(v), fast(v), rtol=1e-3, atol=1e-4 * fast(v).abs().max())
+    top = plain.extreme_eigenvalues(times, size).max()
+    assert plain.power_iteration(times, size, 40) == pytest.approx(top, rel=0.05)
+
+
+def test_work_is_counted():
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1, bias=False)
+    x = torch.rand(5, 2, 4, 4, requires_grad=True)
+    once = 2 * 5 * 4 * 4 * 3 * 2 * 9
+    with floor.Work() as work:
+        loss = F.cross_entropy(conv(x).mean((2, 3)), torch.zeros(5, dtype=torch.long))
+        loss.backward()
+    assert (work.flops, work.losses, work.gradients) == (3 * once, 1, 1)
+    with floor.Work() as work:
+        torch.autograd.grad(conv(x).sum(), x)
+    assert work.flops == 2 * once
+
+
+def test_unequal_work_is_shown():
+    def run(steps: int) -> float:
+        return float(steps)
+
+    item = items.Item(
+        "toy", "toy", "RLoss", {"base": lambda: run(100), "other": lambda: run(102)}, float, None,
+        lambda result, work: int(result),
+    )  # fmt: skip
+    base, other = race.race(item, "small", repeats=3)
+    assert base.doubts == () and len(base.seconds) == 3
+    assert other.doubts == ("102 gradient steps instead of 100", "RLoss +2.0%")
+
+
+def test_missing_peers_are_named(monkeypatch):
+    monkeypatch.setattr(peers, "version", lambda name: None)
+    size = subjects.SIZES["toy"]
+    (base, *_) = race.race(items.pgd(subjects.small(size), size), "small", 1)
+    assert "foolbox not installed" in report.speeds("small", [base])
+
+
+def test_the_command(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    how = ["--size", "toy", "--threads", "1", "--no-memory", "--out", str(tmp_path)]
+    assert command.main([*how, "--page", str(page)]) == 0
+    with open(tmp_path / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["item"] for row in rows} == set(command.CHOICES)
+    assert all(float(row["median_seconds"]) > 0 for row in rows)
+    ours = [row for row in rows if row["contestant"] == "flatlib" and row["item"] != "zoo"]
+    assert not any("instead of" in row["doubts"] for row in ours)
+    assert all(title in page.read_text() for title in subjects.TITLES.values())
+    assert command.main([*how, "--probe", "small", "pgd", "flatlib"]) == 0
+    assert float(capsys.readouterr().out.split()[-1]) > 10

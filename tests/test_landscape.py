@@ -1,0 +1,127 @@
+"""The loss along directions in weight space."""
+
+import re
+
+import pytest
+import torch
+
+from flatlib import PGD, as_function, evaluate, layers, slices
+from flatlib.landscape import KINDS, ascent
+from flatlib.losses import cross_entropy
+from flatlib.weights import add, detached, direction, norms, sample
+
+EPS = 0.1
+FIXED = PGD(eps=EPS, steps=3, start="zero")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("points", [2, 5, 11, 51])
+def test_the_table_has_a_row_per_direction_and_point(tiny, xy, points):
+    table = slices(tiny, *xy, None, n=2, points=points)
+    assert list(table.columns) == ["direction", "s", "rloss"] and len(table) == 2 * points
+    assert table.direction.tolist() == [0] * points + [1] * points
+    s = table.s[table.direction == 0].tolist()
+    assert s == table.s[table.direction == 1].tolist() == sorted(s)
+    assert (s[0], s[-1]) == (-1, 1)
+    assert s == pytest.approx([-v for v in reversed(s)], abs=1e-7)
+
+
+@pytest.mark.parametrize("attack", [None, FIXED], ids=["clean", "robust"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_the_middle_lies_the_models_own_loss(robust, xy, attack, kind):
+    table = slices(robust, *xy, attack, kind, n=2, points=51)
+    middle = table.rloss[table.s.abs() < 1e-6]
+    report = evaluate(robust, *xy, attack, doubts=False)
+    assert len(middle) == 2 and middle.tolist() == pytest.approx([report.RLoss] * 2, abs=1e-4)
+
+
+def test_a_random_slice_in_a_loop(tiny, xy):
+    f, w, g = as_function(tiny), detached(layers(tiny)), seeded()
+    want = []
+    for _ in range(2):
+        nu = sample(w, 1.0, g)
+        for s in (-1, -0.5, 0, 0.5, 1):
+            moved = {k: w[k] + s * 0.3 * nu[k] for k in w}
+            x_adv = FIXED(lambda p, v=moved: f(v, p), *xy)
+            want.append(cross_entropy(f(moved, x_adv), xy.y).mean().item())
+    got = slices(tiny, *xy, FIXED, n=2, points=5, length=0.3, generator=seeded())
+    assert got.rloss.tolist() == pytest.approx(want, abs=1e-4)
+    assert max(want) - min(want) > 0.1
+
+
+def test_an_adversarial_slice_follows_the_normalised_ascent(robust, xy):
+    f, w = as_function(robust), detached(layers(robust))
+    nu = direction(ascent(robust, *xy, FIXED, seeded()), w)
+    want = []
+    for s in (-1, 0, 1):
+        moved = add(w, nu, s * 0.025)
+        x_adv = FIXED(lambda p, v=moved: f(v, p), *xy)
+        want.append(cross_entropy(f(moved, x_adv), xy.y).mean().item())
+    got = slices(robust, *xy, FIXED, "adversarial", n=1, points=3, generator=seeded())
+    assert got.rloss.tolist() == pytest.approx(want, abs=1e-3)
+    assert want[2] > want[1]
+
+
+def test_the_ascent_stays_in_its_ball_and_raises_the_loss(robust, xy):
+    f, w = as_function(robust), detached(layers(robust))
+    nu = ascent(robust, *xy, None, seeded(), xi=0.02, steps=7, lr=0.01)
+    size, radius = norms(nu), norms(w)
+    assert all(size[k] <= 0.02 * radius[k] * (1 + 1e-5) for k in w)
+    before, after = (cross_entropy(f(v, xy.x), xy.y).mean() for v in (w, add(w, nu)))
+    random = cross_entropy(f(add(w, sample(w, 0.02, seeded())), xy.x), xy.y).mean()
+    assert after > before + 1e-3 and after > random
+
+
+def test_every_layer_gets_the_stated_length(tiny, xy, monkeypatch):
+    """Spied on where the perturbed weights are handed to the network."""
+    w, seen = detached(layers(tiny)), []
+    from flatlib import landscape
+
+    monkeypatch.setattr(landscape, "robust_loss", lambda model, v, *rest: (
+        seen.append(v), torch.zeros(1))[1])  # fmt: skip
+    for kind, length in KINDS.items():
+        seen.clear()
+        slices(tiny, *xy, None, kind, n=1, points=2)
+        for k in w:
+            assert (seen[1][k] - w[k]).norm().item() == pytest.approx(
+                length * w[k].norm().item(), rel=1e-4
+            )
+            torch.testing.assert_close(seen[0][k] - w[k], w[k] - seen[1][k], atol=1e-6, rtol=1e-4)
+
+
+def test_filters_get_the_stated_length_each(tiny, xy, monkeypatch):
+    w, seen = detached(layers(tiny)), []
+    from flatlib import landscape
+
+    monkeypatch.setattr(landscape, "robust_loss", lambda model, v, *rest: (
+        seen.append(v), torch.zeros(1))[1])  # fmt: skip
+    slices(tiny, *xy, None, n=1, points=2, per="filter")
+    k = "blocks.0.conv1.weight"
+    moved = (seen[1][k] - w[k]).flatten(1).norm(dim=1)
+    torch.testing.assert_close(moved, 0.5 * w[k].flatten(1).norm(dim=1), rtol=1e-4, atol=1e-6)
+
+
+def test_length_zero_is_a_straight_line(tiny, xy):
+    table = slices(tiny, *xy, FIXED, n=1, points=5, length=0.0)
+    assert table.rloss.max() - table.rloss.min() < 1e-5
+
+
+def test_the_generator_decides(tiny, xy):
+    a, b, c = (slices(tiny, *xy, None, n=1, points=3, generator=g)
+               for g in (None, seeded(0), seeded(1)))  # fmt: skip
+    assert a.equals(b) and not a.equals(c)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "hessian"}, {"points": 1}, {"n": 0}, {"length": -1.0}, {"length": float("nan")},
+     {"per": "row"}],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings_are_named(tiny, xy, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}")):
+        slices(tiny, *xy, None, **settings)
