@@ -4,7 +4,7 @@ An attack sees nothing else of a model: its weights, its mode and its speed are 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -147,6 +147,11 @@ def _better(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor,
     """Of two (points, losses) the one of higher loss, example by example; ``a`` on ties."""
     wins = b[1] > a[1]
     return torch.where(wins.view(-1, 1, 1, 1), b[0], a[0]), torch.where(wins, b[1], a[1])
+
+
+def one_start(attack):
+    """``attack`` without restarts, whatever attack it is."""
+    return replace(attack, restarts=1) if getattr(attack, "restarts", 1) > 1 else attack
 
 
 @dataclass(frozen=True)

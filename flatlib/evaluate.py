@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
-from .attacks import PGD
+from .attacks import PGD, one_start
 from .kernels import freeze
 from .losses import cross_entropy
 from .weights import mode
@@ -103,8 +103,7 @@ def _single_starts(attack) -> list:
     """An attack with restarts as so many of one start each: RErr counts any of them."""
     if attack is None:
         return []
-    restarts = getattr(attack, "restarts", 1)
-    return [attack] if restarts == 1 else [replace(attack, restarts=1)] * restarts
+    return [one_start(attack)] * getattr(attack, "restarts", 1)
 
 
 def doubtful(model, x, y, attack, report: Report, g) -> tuple[str, ...]:

@@ -2,15 +2,13 @@
 D).
 """
 
-from dataclasses import replace
-
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import checks
-from .attacks import PGD, radius
+from .attacks import PGD, one_start, radius
 from .flatness import robust_loss
 from .kernels import freeze
 from .losses import cross_entropy
@@ -65,7 +63,7 @@ def ascent(
     B_xi(w).
     """
     f, w = as_function(model), detached(layers(model))
-    x_adv = x if attack is None else replace(attack, restarts=1)(freeze(model), x, y, g)
+    x_adv = x if attack is None else one_start(attack)(freeze(model), x, y, g)
     nu = {k: v * torch.rand((), generator=g, device=x.device) for k, v in sample(w, xi, g).items()}
     for _ in range(steps):
         grads = gradient(lambda v: cross_entropy(f(v, x_adv), y).mean(), add(w, nu), w)

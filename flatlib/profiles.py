@@ -54,8 +54,8 @@ class Profile:
         return data.load(self.dataset, self.train, self.test, self.early)
 
     def training(self) -> dict:
-        """The fields that decide what is trained: part of a run's key."""
-        return {k: v for k, v in asdict(self).items() if k not in ("protocol", "test")}
+        """The fields that decide what is trained, the whole split included: part of a run's key."""
+        return {k: v for k, v in asdict(self).items() if k != "protocol"}
 
 
 # At 8 x 8 pixels whatever shifts, mirrors or covers a digit destroys it.

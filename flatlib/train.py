@@ -2,7 +2,6 @@
 resumes.
 """
 
-import hashlib
 import time
 from contextlib import contextmanager
 from copy import deepcopy
@@ -24,28 +23,8 @@ from .losses import cross_entropy
 from .methods import AT, Batch, Method
 from .profiles import Profile
 from .steps import SWA
+from .streams import Streams
 from .weights import add, as_function, layers, mode, no_statistics
-
-STREAMS = ("weights", "order", "augment", "auxiliary", "attack", "labels", "walk", "dropout", "log")
-
-
-class Streams(dict):
-    """One generator per purpose, all from one seed: more label noise leaves batch order and attacks
-    as they were.
-    """
-
-    def __init__(self, seed: int, device="cpu"):
-        super().__init__()
-        for name in STREAMS:
-            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-            self[name] = torch.Generator(device).manual_seed(int.from_bytes(digest[:8]) >> 1)
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: g.get_state() for name, g in self.items()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            self[name].set_state(value.cpu())
 
 
 def objective(

@@ -130,8 +130,8 @@ walk = slices(model, x[:128], y[:128], pgd, n=5, points=15)
 
 # %% [markdown]
 # AutoAttack has the settings of the profile here, a part of the ensemble with
-# fewer iterations. For numbers to report, put `AutoAttack(eps=eps)` in its
-# place, the standard ensemble.
+# fewer iterations. For numbers to report, put `flatlib.AutoAttack(eps=eps)`
+# in its place, the standard ensemble.
 
 # %% tags=["nbval-ignore-output"]
 print(report)
@@ -242,6 +242,6 @@ for mistake, (network, pixels, targets) in bad.items():
 # - **Dropout and batch normalisation** need no care: the model is measured in
 #   evaluation mode and gets its own mode back.
 # - **Fewer than ten classes**: AutoAttack in its standard form needs ten; use
-#   `AutoAttack(eps=eps, attacks=("apgd-ce", "square"))`.
+#   `flatlib.AutoAttack(eps=eps, attacks=("apgd-ce", "square"))`.
 # - **A GPU**: put model and images on it; everything is computed where they
 #   are.

@@ -101,7 +101,7 @@ pgd = PGD(eps=eps, steps=20)
 x, y = trained[baseline].data.test.first(images)
 attacked, seen = {"clean": x}, {"clean": y}
 for name, model in models.items():
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator(x.device).manual_seed(seed)
     attacked[name] = pgd(model, x, y, g)
     seen[name] = model(attacked[name]).argmax(1)
 Markdown(f"ε = {eps:.3g} per pixel, {pgd.steps} steps of {pgd.step:.3g}.")

@@ -52,7 +52,7 @@ def lived_in(model, seed=0):
     """Random values where an untrained network has zeros and ones: biases, norms, statistics."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.ndim == 1:
                 p += 0.2 * torch.randn(p.shape, generator=g)
         for module in model.modules():
@@ -90,7 +90,7 @@ def smoke():
 
 @pytest.fixture(scope="session")
 def robust(smoke):
-    """A network that has learned something: adversarially trained on 400 digits for a few seconds."""
+    """A network that has learned something: a few seconds of AT on 400 digits."""
     size = {"train": 400, "test": 200, "early": 100, "epochs": 20, "width": 8, "eps": 0.1}
     model, _ = fit(AT, replace(smoke, name="robust", log_every=20, **size), 0)
     return model

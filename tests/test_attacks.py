@@ -70,7 +70,8 @@ def test_a_linear_model_is_moved_as_far_as_it_can_be(linear, start, norm, dual):
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"start": "uniform"}, {"start": "zero"}, {"norm": "l2"}, {"norm": "l2", "start": "uniform"},
+        {}, {"start": "uniform"}, {"start": "zero"}, {"norm": "l2"},
+        {"norm": "l2", "start": "uniform"},
         {"maximise": "kl"}, {"keep": "last"}, {"tau": 0}, {"tau": 2}, {"steps": 0}, {"lr": 5.0},
     ],
     ids=str,

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from flatlib import AT, PGD, average_flatness, hessian, paths, weights, worst_flatness
 from flatlib.data import Split
-from flatlib.train import Streams, objective
+from flatlib.streams import Streams
+from flatlib.train import objective
 
 sys.path.insert(0, str(paths.ROOT))  # also for a bare "pytest"
 

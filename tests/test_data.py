@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from flatlib import augment, data, paths, profiles
 from flatlib.data import Batches, Dataset, Split, rotations
-from flatlib.train import Streams
+from flatlib.streams import Streams
 
 ARCHIVE = paths.ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 DIGITS = "a693955373237442"  # of the first 800 images' pixels

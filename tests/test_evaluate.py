@@ -148,7 +148,7 @@ class Bad:
 
 
 @pytest.mark.parametrize("what, said", [("eps", "eps = 0.1"), ("box", r"\[0, 1\]"),
-                                        ("nan", "not finite"), ("shape", "shape|returned")])  # fmt: skip
+                                        ("nan", "not finite"), ("shape", "returned")])  # fmt: skip
 def test_an_attack_that_breaks_its_contract_is_refused(robust, xy, what, said):
     with pytest.raises(ValueError, match=f"Bad.*{said}"):
         evaluate(robust, *xy, Bad(what))

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "models", "kernels",
-     "lettering"},
+     "lettering", "streams"},
     {"attacks", "steps", "checkpoints"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train"},

@@ -353,7 +353,8 @@ class NothingToLearn(nn.Module):
 
 
 STRANGE = [
-    NoModules, Net, TwoConvolutions, ControlFlow, ConstantInForward, PlainTensorAttribute, SharedConvolution,
+    NoModules, Net, TwoConvolutions, ControlFlow, ConstantInForward, PlainTensorAttribute,
+    SharedConvolution,
     HalfNormed, Repeated, UsedTwice, SharedNorm, SharedActivation, BareParameter,
     WeightReadDirectly, StatisticsReadDirectly, InstanceNormed, NoAffine, NoRunningStatistics,
     CircularPadding, Geometry, Keyword, InPlace, WeightNormed, PreActivation, Flattened, Viewed,

@@ -19,7 +19,7 @@ def logits(g):
 
 @pytest.fixture
 def batch(g, logits):
-    """A batch whose images are stand-ins: ``f`` below maps x to the first logits, x_adv to the second."""
+    """Images are stand-ins: ``f`` below maps x to the first logits, x_adv to the second."""
     y = torch.randint(K, (N,), generator=g)
     target = Smooth(0.3)(y, K, g).double()
     return Batch(torch.zeros(1), torch.ones(1), y, target, 0.0)

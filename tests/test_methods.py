@@ -29,7 +29,8 @@ from flatlib.steps import (
     Stay,
     Steps,
 )  # fmt: skip
-from flatlib.train import Streams, Training, objective
+from flatlib.streams import Streams
+from flatlib.train import Training, objective
 
 SMOKE = replace(profiles.get("smoke"), epochs=3, log_every=3, outer_lr=EntropySGD.lr)
 

@@ -149,6 +149,11 @@ def test_every_method_has_its_own_folder():
     assert len(set(folders)) == 2 * len(CATALOGUE)
 
 
+def test_the_size_of_the_test_part_moves_the_pool_and_so_is_part_of_the_key(at):
+    (other,) = runs.select("at", replace(SMOKE, test=SMOKE.test + 1))
+    assert other.key != at.key
+
+
 def test_the_protocol_is_part_of_every_row_not_of_the_key(at):
     (other,) = runs.select("at", replace(SMOKE, protocol=Protocol(steps=99)))
     assert other.key == at.key and other.protocol != at.protocol

@@ -24,7 +24,8 @@ from flatlib.steps import (
     Steps,
     gradient,
 )  # fmt: skip
-from flatlib.train import Streams, objective
+from flatlib.streams import Streams
+from flatlib.train import objective
 
 
 @pytest.fixture

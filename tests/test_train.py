@@ -19,7 +19,8 @@ from flatlib.data import Batches
 from flatlib.losses import cross_entropy
 from flatlib.methods import Noise
 from flatlib.steps import EMA, SAM, SWA, Adam, Ascend, Constant, EntropySGD
-from flatlib.train import STREAMS, Streams, Training, objective
+from flatlib.streams import STREAMS, Streams
+from flatlib.train import Training, objective
 
 SMOKE = profiles.get("smoke")
 

@@ -134,7 +134,8 @@ if compared == ("live", "committed"):
     display(Markdown("**Your own run beside the stored results** (over seeds)"))
     for column, (heading, digits) in COLUMNS.items():
         beside = pd.DataFrame({name: df[column] for name, df in parts.items()})
-        beside = beside.loc[printed.index].set_axis(printed["label"].rename(None))
+        beside = beside.loc[printed.index]
+        beside.index = printed["label"].rename(None)
         scale = 100 if column in dict(percent) else 1
         display(Markdown(heading), beside.mul(scale).round(digits))
 
