@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from flatlib import AT, PGD, average_flatness, eigenvalues, hessian, worst_flatness
 from flatlib.data import Split
 from flatlib.kernels import freeze
-from flatlib.train import Streams, objective
+from flatlib.streams import Streams
+from flatlib.train import objective
 
 from . import peers, plain
 from .floor import Passes, Work
@@ -208,7 +209,7 @@ def curvature(s: Subject, size: Size) -> Item:
     if whole:  # the peer that does no Lanczos takes as many products as Lanczos does
         with Work() as work:
             base()
-        products = work.losses
+        products = work.gradients - work.losses
     contestants = {BASE: base, OURS: ours}
     others = {
         "PyHessian": partial(peers.pyhessian, s, products),
@@ -222,9 +223,14 @@ def curvature(s: Subject, size: Size) -> Item:
         contestants | peers.installed(others),
         lambda result: result[0] if isinstance(result, tuple) else result,
         Passes(exact=(each,) * 3),
-        lambda result, work: result[1] if isinstance(result, tuple) else work.losses,
+        _products,
         counted="Hessian products",
     )
+
+
+def _products(result, work: Work) -> int:
+    """Every product goes back through the loss once, whether the gradient is kept or not."""
+    return result[1] if isinstance(result, tuple) else work.gradients - work.losses
 
 
 ITEMS = {
