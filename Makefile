@@ -9,6 +9,7 @@
 PYTHON ?= python3
 PROFILE ?= digits
 METHODS ?= table1
+SEED ?= 0
 TORCH_INDEX ?=
 
 VENV := .venv
@@ -50,9 +51,9 @@ help:
 
 book: $(READY)
 	@echo "== 1/3  Models and measurements: $(METHODS), profile $(PROFILE) (finished ones are kept)"
-	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds 0
+	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds $(SEED)
 	@echo "== 2/3  Notebooks"
-	$(RUN) nbs/run.py --all --out _build/live/nbs -p profile $(PROFILE) -p source live
+	$(RUN) nbs/run.py --all --out _build/live/nbs -p profile $(PROFILE) -p source live -p seeds "[$(SEED)]"
 	@echo "== 3/3  Pages"
 	$(RUN) nbs/stage.py _build/live
 	$(VENV)/bin/jupyter-book build _build/live --path-output . --all

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import race, report, subjects, zoo
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parsed(arguments)
     given.size = given.size or "default"
     torch.set_num_threads(given.threads)
+    threadpool_limits(given.threads, "blas")  # SciPy's
     if given.probe:
         return probe(given)
     size, busy = chosen_size(given), os.getloadavg()[0]
