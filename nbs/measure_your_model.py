@@ -88,16 +88,17 @@ print(f"images {tuple(x.shape)}, labels 0 to {int(y.max())}, eps = {eps}")
 
 # %% tags=["nbval-ignore-output"]
 _ = torch.manual_seed(seed)
-g = torch.Generator().manual_seed(seed)
+g = torch.Generator(x.device).manual_seed(seed)
 model = nn.Sequential(
     nn.Conv2d(x.shape[1], 32, 3, padding=1), nn.ReLU(),
     nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
     nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, 10),
-)
+).to(x.device)
 optimiser = torch.optim.Adam(model.parameters(), lr=0.002)
 pgd7 = PGD(eps=eps, steps=7)
 for _ in range(epochs):
-    for batch in torch.randperm(len(data.train), generator=g).split(50):
+    order = torch.randperm(len(data.train), generator=g, device=x.device)
+    for batch in order.split(50):
         images, labels = data.train.x[batch], data.train.y[batch]
         hard = pgd7(model, images, labels, g)
         optimiser.zero_grad()

@@ -112,7 +112,8 @@ with plots.style():
 for row, (name, pictures) in zip(axes, attacked.items()):
     row[0].set_ylabel("clean" if name == "clean" else names[name].split(" ")[0])
     for i, ax in enumerate(row):
-        ax.imshow(pictures[i].permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        picture = pictures[i].permute(1, 2, 0).cpu()
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
         right = bool(seen[name][i] == y[i])
         ax.set_title(f"{seen[name][i]}", color="black" if right else "#D55E00",
                      weight="normal" if right else "bold", fontsize=11, pad=3)

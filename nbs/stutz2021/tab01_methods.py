@@ -164,22 +164,21 @@ order.index = printed["label"][order.index]
 flat = by_group.loc["avg_flatness_rloss"]
 Markdown(f"""
 At profile `{profile}` the lowest RErr on test images is that of
-{order.index[0]}
-({order.iloc[0]:.1%}), followed by {order.index[1]} ({order.iloc[1]:.1%}) and
+{order.index[0]} ({order.iloc[0]:.1%}), followed by {order.index[1]}
+({order.iloc[1]:.1%}) and
 {order.index[2]} ({order.iloc[2]:.1%}); the highest that of {order.index[-1]}
 ({order.iloc[-1]:.1%}). The rank correlation of RErr with the published one is
 **{agreement.iloc[0]:.2f}** over {len(order)} methods, that of average-case
 flatness **{agreement.iloc[2]:.2f}**. In the published groups good, average and
-poor,
-average-case flatness is measured as {flat.loc['measured', 'good']:.2f},
+poor, average-case flatness is measured as {flat.loc['measured', 'good']:.2f},
 {flat.loc['measured', 'average']:.2f} and {flat.loc['measured', 'poor']:.2f}
 (published {flat.loc['published', 'good']:.2f},
 {flat.loc['published', 'average']:.2f} and {flat.loc['published', 'poor']:.2f}).
 """)
 
 # %% [markdown]
-# A method can be good on one kind of images and not on another: more data and
-# augmentation count for much on natural images, and little on small digits.
-# What the paper claims is not a ranking of methods but a relation between two
-# columns, robustness and flatness, and that relation is tested within each
-# setting.
+# A method can be good on one kind of images and not on another. Of an image
+# that was turned, self-supervision asks by how many quarters: a fair question
+# about photographs, an odd one about digits, where a turned 6 is a 9. What the
+# paper claims is not a ranking of methods but a relation between two columns,
+# robustness and flatness, and that relation is tested within each setting.
