@@ -84,13 +84,8 @@ def probe(given: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = parsed(arguments)
-    given.size = given.size or "default"
-    torch.set_num_threads(given.threads)
-    threadpool_limits(given.threads, "blas")  # SciPy's
-    if given.probe:
-        return probe(given)
+def measure(given: argparse.Namespace) -> int:
+    """Time, measure memory, print the page and write it with the tables."""
     size, busy = chosen_size(given), os.getloadavg()[0]
     about = report.machine(given.threads, busy)
     if busy > 0.5:
@@ -118,6 +113,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(text)
     print("Written:", *(os.path.relpath(path) for path in written))
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = parsed(arguments)
+    given.size = given.size or "default"
+    torch.set_num_threads(given.threads)
+    with threadpool_limits(given.threads, "blas"):  # SciPy's
+        return probe(given) if given.probe else measure(given)
 
 
 if __name__ == "__main__":
