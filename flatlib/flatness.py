@@ -183,9 +183,10 @@ def _joint(search: _Search, group: list[slice], xi: float, steps: int, lr_w: flo
             deltas[b.start], nu = _joint_step(
                 f, w, nu, x[b], y[b], deltas[b.start], attack, xi, lr_w
             )
+    exact, moved = as_function(search.model), add(w, nu)
     with torch.no_grad():
-        perturbed = add(w, nu)
-        return torch.cat([cross_entropy(f(perturbed, x[b] + deltas[b.start]), y[b]) for b in group])
+        ends = [cross_entropy(exact(moved, x[b] + deltas[b.start]), y[b]) for b in group]
+    return torch.cat(ends)
 
 
 def _joint_step(

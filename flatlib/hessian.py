@@ -47,8 +47,8 @@ def eigenvalues(
     tol: float = 1e-2,
     seed: int = 0,
 ) -> Tensor:
-    """``k`` eigenvalues from both ends of the spectrum, ascending, (k,), of the Hessian of the mean
-    clean loss.
+    """``k`` eigenvalues from both ends of the spectrum (k = 1: the largest), ascending, (k,), of
+    the Hessian of the mean clean loss.
 
     SciPy's implicitly restarted Lanczos (``eigsh``, both ends) on a matrix-free product; the model
     in eval mode; weight tensors of two or more dimensions. ``tol`` is relative. The released code
@@ -68,5 +68,6 @@ def eigenvalues(
 
         start = np.random.RandomState(seed).randn(size)
         operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
-        values = eigsh(operator, k, which="BE", tol=tol, v0=start, return_eigenvectors=False)
+        ends = "BE" if k > 1 else "LA"
+        values = eigsh(operator, k, which=ends, tol=tol, v0=start, return_eigenvectors=False)
     return torch.tensor(np.sort(values), dtype=torch.float64)
