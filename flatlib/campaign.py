@@ -4,13 +4,11 @@ It goes on where it was stopped; one failed run never stops the others.
 """
 
 import logging
-import sys
 from contextlib import contextmanager
 
 import torch
-from tqdm import tqdm
 
-from . import costs, measures
+from . import costs, measures, progress
 from .run import Run
 
 
@@ -25,9 +23,9 @@ def carry_out(
     todo = [run for run in chosen if not run.done or run.missing(wanted)]
     if not todo:
         return
-    tqdm.write(costs.estimate(todo, wanted, workers).describe(), file=sys.stderr)
+    progress.say(costs.estimate(todo, wanted, workers).describe())
     failed = {}
-    with tqdm(total=len(todo), unit="run", disable=None) as bar:
+    with progress.bar(total=len(todo), unit="run") as bar:
         for run, error in _results(todo, wanted, workers, scheduler):
             bar.update()
             bar.set_postfix_str(run.name)

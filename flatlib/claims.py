@@ -132,7 +132,7 @@ class Below:
         others, base = values.drop(self.than), values[self.than]
         ratio, wrong = others / base, others[(others < base) != self.holds]
         far = ratio.max() if self.holds else ratio.min()
-        shown = f"{far:.2f} × {self.than} at {'most' if self.holds else 'least'}"
+        shown = f"at {'most' if self.holds else 'least'} {far:.2f} × {self.than}"
         shown += f", not so: {', '.join(wrong.index)}" if len(wrong) else ""
         return Verdict(wrong.empty, far, shown)
 
@@ -163,7 +163,7 @@ class Rises:
         share = (ratio >= self.factor).mean()
         if len(both) == 1:
             return Verdict(share == 1, ratio.iloc[0], f"× {ratio.iloc[0]:.2f}")
-        shown = f"{round(share * len(both))} of {len(both)} methods, × {ratio.min():.2f} at least"
+        shown = f"{round(share * len(both))} of {len(both)} methods, at least × {ratio.min():.2f}"
         return Verdict(share >= self.share, share, shown)
 
 
@@ -270,6 +270,23 @@ def verdicts(tables, ledger=None):
             for source, df in means.items()]  # fmt: skip
     columns = ["id", "paper", "place", "statement", "source", "verdict", "value", "shown"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def table(tables, ids):
+    """Statement by source, in words: verdict and finding of the claims of these ids.
+
+    An id may leave out the paper: "pearson" is "stutz2021-pearson" where that is unique.
+    """
+    known = [claim.id for claim in LEDGER]
+    chosen = [[full for full in known if full == i or full.endswith(f"-{i}")] for i in ids]
+    unknown = [i for i, found in zip(ids, chosen) if len(found) != 1]
+    if unknown:
+        raise ValueError(f"ids={unknown!r} name no claim, or several; the claims are {known}")
+    ledger = [claim for claim in LEDGER if [claim.id] in chosen]
+    found = verdicts(tables, ledger)
+    found["words"] = (found["verdict"] + ": " + found["shown"]).str.removesuffix(": ")
+    words = found.pivot(index="statement", columns="source", values="words")
+    return words[list(tables)].rename_axis(index=None, columns=None)
 
 
 def _row(claim, source, df):

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from . import checks
 from .attacks import PGD, radius
 from .kernels import fast, freeze
 from .losses import cross_entropy
+from .progress import bar
 from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
 
 SCOPES = ("batch", "dataset")
@@ -131,9 +131,7 @@ class _Search:
             table = torch.empty(self.draws, len(self.x), device=self.x.device)
             kept = torch.empty(len(self.x), device=self.x.device)
             todo = [(group, k) for group in self.groups() for k in range(self.draws)]
-            for group, k in tqdm(
-                todo, "flatness", disable=None if self.progress else True, leave=False
-            ):
+            for group, k in bar(todo, "flatness", show=self.progress, leave=False):
                 span = slice(group[0].start, group[-1].stop)
                 table[k, span] = losses(group, self.generator)
                 if k == self.draws - 1:

@@ -6,6 +6,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from . import checks
+from .bilinear import TwiceDifferentiable
 from .kernels import fast
 from .losses import cross_entropy
 from .weights import detached, layers, mode
@@ -24,14 +25,20 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
         for k, v in checks.perturbable(detached(layers(model, biases=False))).items()
     }
 
+    def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
+        with TwiceDifferentiable():
+            loss = cross_entropy(f(w, xb), yb).sum() / len(x)
+            return torch.autograd.grad(loss, w.values(), create_graph=True)
+
+    batches = list(zip(x.split(batch), y.split(batch)))
+    kept = [gradient(*batches[0])] if len(batches) == 1 else None  # else memory would be the limit
+
     def hessian_times(v: Tensor) -> Tensor:
         parts = torch.split(v, [t.numel() for t in w.values()])
         vectors = [part.view_as(t) for part, t in zip(parts, w.values())]
         total = torch.zeros_like(v)
-        for xb, yb in zip(x.split(batch), y.split(batch)):
-            loss = cross_entropy(f(w, xb), yb).sum() / len(x)
-            grads = torch.autograd.grad(loss, w.values(), create_graph=True)
-            products = torch.autograd.grad(grads, w.values(), vectors)
+        for grads in kept or (gradient(*one) for one in batches):
+            products = torch.autograd.grad(grads, w.values(), vectors, retain_graph=bool(kept))
             total += torch.cat([p.flatten() for p in products])
         return total
 

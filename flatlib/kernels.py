@@ -108,9 +108,17 @@ class _Plan:
             if norm:
                 weight, bias = _fold(weight, bias, tensors, norm, self.norms[norm])
             if weight.ndim == 4:
-                weight = weight.contiguous(memory_format=torch.channels_last)
+                weight = _channels_last(weight)
             folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
         return {k: v if v is None else v.to(dtype or v.dtype) for k, v in folded.items()}
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """Laid out channels-last; a single channel fits both layouts, its strides say which one."""
+    if weight.shape[1] > 1:
+        return weight.contiguous(memory_format=torch.channels_last)
+    height, width = weight.shape[2:]
+    return weight.contiguous().as_strided(weight.shape, (height * width, 1, width, 1))
 
 
 def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm):
@@ -187,6 +195,10 @@ def _drop_identities(graph, modules) -> None:
     for node in graph.nodes:  # a view of channels-last tensors is not always one
         if node.op == "call_method" and node.target == "view":
             node.target = "reshape"
+        if node.op == "call_method" and node.target == "mean" and node.kwargs == {"dim": (2, 3)}:
+            with graph.inserting_before(node):  # its gradient then lies channels-last too
+                image = graph.call_method("permute", (node.args[0], 0, 2, 3, 1))
+            node.args, node.kwargs = (image,), {"dim": (1, 2)}
 
 
 def _take_attributes(graph, given) -> list[str]:

@@ -5,13 +5,13 @@ D).
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from . import checks
 from .attacks import PGD, one_start, radius
 from .flatness import robust_loss
 from .kernels import freeze
 from .losses import cross_entropy
+from .progress import bar
 from .steps import gradient
 from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
 
@@ -40,7 +40,7 @@ def slices(
     w = checks.perturbable(detached(layers(model)))
     rows = []
     with mode(model, training=False):
-        for k in tqdm(range(n), "directions", disable=None if progress else True, leave=False):
+        for k in bar(range(n), "directions", show=progress, leave=False):
             nu = sample(w, 1.0, g, per) if kind == "random" else ascent(model, x, y, attack, g)
             nu = direction(nu, w, per)
             for s in torch.linspace(-1, 1, points).tolist():

@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from . import checkpoints, profiles
 from .attacks import PGD
@@ -22,6 +21,7 @@ from .kernels import freeze
 from .losses import cross_entropy
 from .methods import AT, Batch, Method
 from .profiles import Profile
+from .progress import bar
 from .steps import SWA
 from .streams import Streams
 from .weights import add, as_function, layers, mode, no_statistics
@@ -273,20 +273,15 @@ def fit(
     state = folder and Path(folder) / "state.safetensors"
     if state and state.exists():
         training.resume(state)
-    bar = tqdm(
-        total=training.epochs,
-        initial=training.epoch,
-        unit="epoch",
-        disable=None if progress else True,
-    )
-    with bar:
+    epochs = bar(total=training.epochs, initial=training.epoch, unit="epoch", show=progress)
+    with epochs:
         while training.epoch < training.epochs:
             training.run_epoch()
             if folder:
                 _keep(training, Path(folder))
                 training.save(state)
-            bar.update()
-            bar.set_postfix(train_rloss=f"{training.history[-1]['train_rloss']:.2f}")
+            epochs.update()
+            epochs.set_postfix(train_rloss=f"{training.history[-1]['train_rloss']:.2f}")
     return training.model(), pd.DataFrame(training.history)
 
 

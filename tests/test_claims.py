@@ -129,3 +129,12 @@ def test_kink_is_the_loss_of_guessing():
 def test_table_without_methods_is_refused():
     with pytest.raises(ValueError, match="'method'"):
         claims.verdicts({"bad": pd.DataFrame({"x": [1.0]})})
+
+
+def test_a_table_names_the_claims_it_shows():
+    printed = published.stutz2021()
+    shown = claims.table({"a": printed, "b": printed[["label"]]}, ["pearson", "stutz2021-kink"])
+    assert list(shown.columns) == ["a", "b"] and len(shown) == 2
+    assert shown["a"].str.startswith("holds: ").all() and (shown["b"] == "not yet measured").all()
+    with pytest.raises(ValueError, match="pearsn"):
+        claims.table({"a": printed}, ["pearsn"])

@@ -143,11 +143,8 @@ if compared == ("live", "committed"):
 # fixed beforehand, on the printed and on the measured numbers.
 
 # %% tags=["hide-input"]
-verdicts = claims.verdicts({"published": printed, "measured": wide})
-verdicts = verdicts[verdicts["place"] == "Fig. 2"]
-verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
-checks = verdicts.pivot(index="statement", columns="source", values="found")
-checks[["published", "measured"]].rename_axis(index=None, columns=None)
+about = ["at-rloss-overfits", "at-rerr-overfits"]
+claims.table({"published": printed, "measured": wide}, about)
 
 # %% [markdown]
 # ## Reading

@@ -155,11 +155,7 @@ if compared == ("live", "committed"):
 
 # %% tags=["hide-input"]
 about = ["kink", "pearson", "worst-case-weaker"]
-verdicts = claims.verdicts({"published": printed, "measured": wide})
-verdicts = verdicts[verdicts["id"].str.removeprefix("stutz2021-").isin(about)]
-verdicts = verdicts.assign(found=verdicts["verdict"] + ": " + verdicts["shown"])
-checks = verdicts.pivot(index="statement", columns="source", values="found")
-checks[["published", "measured"]].rename_axis(index=None, columns=None)
+claims.table({"published": printed, "measured": wide}, about)
 
 # %% [markdown]
 # ## Reading
