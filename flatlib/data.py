@@ -6,6 +6,7 @@ A data set is loaded once, split by a fixed rule and kept in memory: images (N, 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,6 +110,7 @@ def _fits(what: str, available: int, wanted: int) -> None:
         raise ValueError(f"{what}: {wanted} images asked for, {available} there are")
 
 
+@cache
 def _cifar10_images(folder: Path) -> tuple[Split, Split]:
     """CIFAR-10 from ``folder``: torchvision's files, or an image folder, whichever is there."""
     from .vision import datasets

@@ -22,8 +22,8 @@
 #
 # **Claim.** None of a paper: the numbers are about *your* model.
 #
-# **Cost.** At `digits` about a minute and a half on two CPU cores, half of it
-# for training the example; seconds at `smoke`, if the networks of Fig. 1 are
+# **Cost.** At `digits` about half a minute on two CPU cores, half of it for
+# training the example; seconds at `smoke`, if the networks of Fig. 1 are
 # there.
 #
 # **What to expect.** Err, RErr and RLoss under two attacks, both kinds of

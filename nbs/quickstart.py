@@ -24,7 +24,7 @@
 # **Claim.** The method with the lower robust loss (RLoss) ends in the flatter
 # minimum.
 #
-# **Cost.** About two minutes at `digits` on two CPU cores the first time,
+# **Cost.** About a minute at `digits` on two CPU cores the first time,
 # seconds at `smoke`; networks that are there already are loaded.
 #
 # **What to expect.** Both networks read clean digits well. Under attack, plain

@@ -314,3 +314,15 @@ def test_bad_settings_of_the_worst_case(tiny, xy, settings):
     ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}")):
         worst_flatness(tiny, *xy, **settings)
+
+
+def test_bf16_is_for_steps_only_what_is_reported_is_float32(tiny, xy):
+    x, y = xy
+    with torch.no_grad():
+        clean = cross_entropy(tiny(x), y)
+    still = {"xi": 0.0, "reference": clean, "precision": "bf16"}
+    for flat in (
+        average_flatness(tiny, x, y, PGD(eps=0.0), n=1, **still),
+        worst_flatness(tiny, x, y, eps=0.0, steps=1, restarts=1, **still),
+    ):
+        assert flat.per_example.dtype == torch.float32 and flat.per_example.abs().max() < 1e-5

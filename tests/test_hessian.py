@@ -42,6 +42,30 @@ def test_products_are_the_dense_matrix_times_vectors(problem, g):
     torch.testing.assert_close(times(v), h @ v, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{"stride": 2}, {"padding": 2}, {"dilation": 2}, {"groups": 2}, {"stride": (2, 1)}],
+    ids=str,
+)
+def test_products_hold_for_every_geometry_of_a_convolution(g, how):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3, **how), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).double().eval()  # fmt: skip
+    x = torch.rand(5, 1, 8, 8, generator=g, dtype=torch.float64)
+    y = torch.randint(3, (5,), generator=g)
+    times, size = product(net, x, y)
+    v = torch.randn(size, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(times(v), dense(net, x, y) @ v, rtol=1e-6, atol=1e-8)
+
+
+def test_one_eigenvalue_is_the_largest(problem):
+    net, x, y = problem
+    largest = torch.linalg.eigvalsh(dense(net, x, y))[-1:]
+    torch.testing.assert_close(eigenvalues(net, x, y, k=1, tol=1e-10), largest)
+
+
 @pytest.mark.parametrize("batch", [1, 4, 9, 128])
 def test_products_do_not_depend_on_the_batch(problem, g, batch):
     net, x, y = problem

@@ -20,10 +20,10 @@
 # (RLoss) on test images are those whose RLoss hardly changes when their weights
 # move.
 #
-# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes about a
-# minute and `digits` about a quarter of an hour on two CPU cores; the `cifar10`
-# profiles need a GPU. What it will take here is said before it starts, and what
-# was finished once is kept.
+# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
+# minute and `digits` seven minutes for each seed, on two CPU cores; the
+# `cifar10` profiles need a GPU. What it will take here is said before it
+# starts, and what was finished once is kept.
 #
 # **What to expect.** Two panels of the same shape: the points rise from the
 # lower left (flat, robust) to the upper right (sharp, overfitted). The two

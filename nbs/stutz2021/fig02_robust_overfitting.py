@@ -20,7 +20,7 @@
 # and then rises again, while RLoss on training images goes on falling.
 #
 # **Cost.** With `source = "committed"` seconds. Live, three networks are
-# trained and measured: a few seconds at `smoke`, about two minutes at `digits`
+# trained and measured: a few seconds at `smoke`, a minute or two at `digits`
 # on two CPU cores. The `cifar10` profiles need a GPU.
 #
 # **What to expect.** A curve of test RLoss with a minimum early on, and far

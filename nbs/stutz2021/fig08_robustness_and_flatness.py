@@ -20,10 +20,10 @@
 # flatness: above a certain RLoss more of it hardly costs more RErr, and
 # worst-case flatness tells less than average-case flatness.
 #
-# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes about a
-# minute and `digits` about a quarter of an hour on two CPU cores; the `cifar10`
-# profiles need a GPU. The networks are those of Fig. 1: once there, they are
-# kept.
+# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
+# minute and `digits` seven minutes for each seed, on two CPU cores; the
+# `cifar10` profiles need a GPU. The networks are those of Fig. 1: once there,
+# they are kept.
 #
 # **What to expect.** In the published figure a clear trend in the upper right
 # view, weaker ones in the lower two, and a kink in the upper left one where

@@ -20,10 +20,10 @@
 # into good, average and poor, both kinds of flatness are in that order, while
 # RErr on training images is in the reverse one.
 #
-# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes about a
-# minute and `digits` about a quarter of an hour on two CPU cores; the `cifar10`
-# profiles need a GPU. The networks are those of Fig. 1: once there, they are
-# kept.
+# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
+# minute and `digits` seven minutes for each seed, on two CPU cores; the
+# `cifar10` profiles need a GPU. The networks are those of Fig. 1: once there,
+# they are kept.
 #
 # **What to expect.** The groups are made by the published RErr on CIFAR-10.
 # Other images and a smaller network rank methods differently, so the measured
