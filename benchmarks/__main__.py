@@ -88,6 +88,7 @@ def measure(given: argparse.Namespace) -> int:
     """Time, measure memory, print the page and write it with the tables."""
     size, busy = chosen_size(given), os.getloadavg()[0]
     about = report.machine(given.threads, busy)
+    about.append(f"options: `{' '.join(given.options) or 'none'}`")
     if busy > 0.5:
         say(f"Other programs are running (load {busy:.1f}): timings will be off.")
     results, floors = timed(given, size)
@@ -118,6 +119,7 @@ def measure(given: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     given = parsed(arguments)
     given.size = given.size or "default"
+    given.options = sys.argv[1:] if arguments is None else arguments
     torch.set_num_threads(given.threads)
     with threadpool_limits(given.threads, "blas"):  # SciPy's
         return probe(given) if given.probe else measure(given)
