@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .weights import mode
+
 
 def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:
     """``g``, or a new generator with seed 0; it must live where the images do."""
@@ -46,7 +48,8 @@ def examples(model: nn.Module, x: Tensor, y: Tensor) -> None:
         raise ValueError(
             f"y: integer labels of shape ({len(x)},) wanted, got {tuple(y.shape)} {y.dtype}"
         )
-    z = model(x[:2]) if not model.training else _in_eval(model, x[:2])
+    with mode(model, training=False):
+        z = model(x[:2])
     if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x[:2]) or z.shape[1] < 2:
         shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(
@@ -56,13 +59,6 @@ def examples(model: nn.Module, x: Tensor, y: Tensor) -> None:
         raise ValueError(
             f"y: labels must lie in 0..{z.shape[1] - 1}, found {int(y.min())} to {int(y.max())}"
         )
-
-
-def _in_eval(model: nn.Module, x: Tensor) -> Tensor:
-    from .weights import mode
-
-    with mode(model, training=False):
-        return model(x)
 
 
 def perturbable(w: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from . import checks
 from .models import ReBatchNorm
 from .weights import Weights, as_function, detached
 
@@ -31,12 +32,13 @@ def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32
     of float32 or, for an attack's gradient steps only, of "bf16". Freeze in the mode that is
     wanted, and anew when weights or statistics have changed.
     """
-    f, tensors = fast(model, precision), {**_tensors(model), **detached(w or {})}
-    plan = _plan(model)
+    dtype, plan = _dtype(precision), _plan(model)
+    tensors = {**_tensors(model), **detached(w or {})}
     if plan is None:
+        f = fast(model, precision)
         return lambda x: f(tensors, x)
     with torch.no_grad():
-        folded = plan.fold(tensors, PRECISIONS[precision])
+        folded = plan.fold(tensors, dtype)
     return lambda x: plan(folded, x)
 
 
@@ -46,19 +48,23 @@ def fast(model: nn.Module, precision: str = "float32"):
     Gradients reach ``w`` and ``x``: folding is differentiated too. The model's mode counts when
     ``fast`` is called, its other tensors are taken as they are then.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of {sorted(PRECISIONS)}")
-    plan, others = _plan(model), _tensors(model)
+    dtype, plan, f = _dtype(precision), _plan(model), as_function(model)
     if plan is not None:
-        return lambda w, x: plan(plan.fold({**others, **w}, PRECISIONS[precision]), x)
-    if precision == "float32":
-        return as_function(model)
+        others = _tensors(model)
+        return lambda w, x: plan(plan.fold({**others, **w}, dtype), x)
+    if dtype is None:
+        return f
 
     def cast(w: Weights, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, PRECISIONS[precision]):
-            return as_function(model)(w, x).to(x.dtype)
+        with torch.autocast(x.device.type, dtype):
+            return f(w, x).to(x.dtype)
 
     return cast
+
+
+def _dtype(precision: str) -> torch.dtype | None:
+    checks.choice("precision", precision, PRECISIONS)
+    return PRECISIONS[precision]
 
 
 def _tensors(model: nn.Module) -> Weights:
