@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .losses import cross_entropy, kl, own_task
 
+STACKED = 2**16  # pixels, all channels: beyond, stacking restarts no longer paid on two CPU cores
 PAPER_STEP = 0.007 / (8 / 255)  # Stutz et al. 2021 step 0.007 at eps = 8/255; other radii scale it
 
 
@@ -61,34 +62,70 @@ class PGD:
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
         """(N, C, H, W) in [0, 1] and labels (N,) -> adversarial examples (N, C, H, W)."""
-        if self.eps == 0:
-            return x.clone()
-        best = self.once(f, x, y, g)
-        for _ in range(self.restarts - 1):
-            best = _better(best, self.once(f, x, y, g))
+        best = None
+        for points, losses in self.starts(f, x, y, g):
+            best = (points, losses) if best is None else _better(best, (points, losses))
         return best[0]
 
-    def once(self, f, x: Tensor, y: Tensor, g: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """One start: the kept iterate (N, C, H, W) and its loss (N,)."""
+    def starts(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None):
+        """The kept iterates (N, C, H, W) and their losses (N,), restart by restart.
+
+        Small batches are stacked, up to ``STACKED`` pixels at once: one pass for several restarts.
+        """
+        if self.eps == 0:
+            yield x.clone(), x.new_zeros(len(x))
+            return
+        together = max(1, STACKED // max(1, x.numel()))
+        for first in range(0, self.restarts, together):
+            k = min(together, self.restarts - first)
+            deltas = torch.cat([self.random(x, g) for _ in range(k)])
+            points, losses = self.ascend(f, x.repeat(k, 1, 1, 1), y.repeat(k), deltas)
+            yield from zip(points.chunk(k), losses.chunk(k))
+
+    def ascend(self, f, x: Tensor, y: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """From x + delta: the kept iterate (N, C, H, W) and its loss (N,)."""
         loss = self.objective(f, x, y)
-        delta = self.project(self.random(x, g), x)
-        kept = (x.clone(), x.new_full((len(x),), -math.inf))
+        point = x + self.project(delta, x)
+        kept = (x, x.new_full((len(x),), -math.inf))
         left = x.new_full((len(x),), math.inf if self.tau is None else self.tau)
         for t in range(self.steps + 1):
             with torch.set_grad_enabled(t < self.steps):
-                point = (x + delta).requires_grad_(t < self.steps)
-                value, wrong = loss(point)
-            counts = wrong & (left >= 0) if self.tau is not None else torch.ones_like(wrong)
-            now = (point.detach(), torch.where(counts, value.detach(), -math.inf))
-            if self.keep == "last" and self.tau is None:
-                kept = now
-            else:
+                value, wrong = loss(point.requires_grad_(t < self.steps))
+            now = (point.detach(), value.detach())
+            if self.tau is not None:
+                now = (now[0], torch.where(wrong & (left >= 0), now[1], -math.inf))
                 left = left - (now[1] > kept[1]).float()
-                kept = _better(kept, now)
+            kept = now if self.keep == "last" and self.tau is None else _better(kept, now)
             if t < self.steps:
                 (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value))
-                delta = self.project(delta + self.step * self.ascent(gradient), x)
+                point = self.advance(now[0], x, gradient)
         return kept
+
+    def breaking(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
+        """For RErr alone, one start on the cross-entropy: the first misclassified iterate (N, C, H,
+        W), or the last one. An example that is broken takes no further part.
+        """
+        found = x + self.project(self.random(x, g), x)
+        active = torch.arange(len(x), device=x.device)
+        for t in range(self.steps + 1):
+            point = found[active].requires_grad_(t < self.steps)
+            with torch.set_grad_enabled(t < self.steps):
+                z = f(point)
+                loss = cross_entropy(z, y[active]).sum()
+            holds = z.detach().argmax(1) == y[active]
+            if t == self.steps or not holds.any():
+                break
+            (gradient,) = torch.autograd.grad(loss, point)
+            point, gradient, active = point.detach()[holds], gradient[holds], active[holds]
+            found[active] = self.advance(point, x[active], gradient)
+        return found
+
+    def advance(self, point: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
+        """One step up the gradient, back into the ball around x and the box."""
+        if self.norm != "linf":
+            return x + self.project(point - x + self.step * self.ascent(gradient), x)
+        moved = torch.add(point, gradient.sign(), alpha=self.step)
+        return moved.clamp_(x - self.eps, x + self.eps).clamp_(0, 1)
 
     def objective(self, f, x: Tensor, y: Tensor):
         """x' -> the loss (N,) to be maximised, and whether x' is misclassified (N,)."""

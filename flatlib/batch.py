@@ -9,46 +9,47 @@ import os
 
 import torch
 
-from . import campaign, checkpoints, paths, profiles, runs
-from .run import Run
+from . import campaign, paths, profiles, results, runs, suites
 
 
-def commit_results(chosen: list[Run]) -> None:
-    """Write the tables of finished runs to data/results/<profile>, where the book reads them."""
-    tables = dict(zip(("measures", "history"), runs.gathered(chosen)))
-    tables["history"] = tables["history"].drop(columns="seconds")
-    folder = paths.RESULTS / chosen[0].profile.name
-    for name, table in tables.items():
-        text = table.to_csv(index=False, float_format="%.6g")
-        checkpoints.write(folder / f"{name}.csv", text)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flatlib.batch", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--methods", nargs="+", default=["table1"], help="names from the catalogue, table1 or all")
+    add("--suite", nargs="+", default=["default"], choices=suites.NAMES, metavar="SUITE",
+        help=f"what is measured: {', '.join(suites.NAMES)}")  # fmt: skip
+    add("--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}")
+    add("--seeds", nargs="+", type=int, default=[0], help="all methods of the first seed go first")
+    workers = 1 if torch.cuda.is_available() else os.cpu_count()
+    add("--workers", type=int, default=workers, help="local processes")
+    add("--scheduler", help="address or scheduler file of a Dask cluster")
+    add("--commit", action="store_true", help="merge what is finished into data/results")
+    add("--commit-only", action="store_true", help="merge, and compute nothing")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: ``python -m flatlib.batch --help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flatlib.batch", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "--methods", nargs="+", default=["table1"], help="names from the catalogue, or table1"
-    )
-    parser.add_argument(
-        "--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    workers = 1 if torch.cuda.is_available() else os.cpu_count()
-    parser.add_argument("--workers", type=int, default=workers, help="local processes")
-    parser.add_argument("--scheduler", help="address or scheduler file of a Dask cluster")
-    parser.add_argument("--commit", action="store_true", help="write the tables to data/results")
+    parser = _parser()
     given = parser.parse_args(arguments)
-    methods = given.methods[0] if given.methods == ["table1"] else given.methods
+    failed = None
     try:
-        chosen = runs.select(methods, given.profile, given.seeds)
-        campaign.carry_out(chosen, workers=given.workers, scheduler=given.scheduler)
-    except (ValueError, KeyError, RuntimeError) as error:
+        chosen = runs.select(given.methods, given.profile, given.seeds)
+        chosen.sort(key=lambda run: given.seeds.index(run.seed))  # stable: methods as given
+        if not given.commit_only:
+            campaign.carry_out(chosen, given.suite, given.workers, given.scheduler)
+    except (ValueError, KeyError) as error:
         parser.exit(1, f"{error.args[0] if error.args else error}\n")
-    if given.commit:
-        commit_results(chosen)
-    print(f"{len(chosen)} runs are trained and measured in {paths.RUNS / given.profile}")
+    except RuntimeError as error:
+        failed = f"{error}\n"
+    if given.commit or given.commit_only:
+        print(results.commit(chosen, given.suite).describe())
+    if failed:
+        parser.exit(1, failed)
+    if not given.commit_only:
+        print(f"{len(chosen)} runs are trained and measured in {paths.RUNS / given.profile}")
 
 
 if __name__ == "__main__":

@@ -8,25 +8,25 @@ from contextlib import contextmanager
 
 import torch
 
-from . import costs, measures, progress
+from . import costs, progress
 from .run import Run
 
 
 def carry_out(
-    chosen: list[Run], wanted=measures.DEFAULT, workers: int = 1, scheduler: str | None = None
+    chosen: list[Run], suite="default", workers: int = 1, scheduler: str | None = None
 ) -> None:
-    """Train and measure ``chosen``; raises at the end if any run failed.
+    """Train ``chosen``, measure a suite of each, in their order; raises at the end if any failed.
 
     ``workers`` local processes of one thread each (1: in this process), or the Dask cluster at
     ``scheduler`` ("tcp://..." or the path of a scheduler file). Says beforehand what it will cost.
     """
-    todo = [run for run in chosen if not run.done or run.missing(wanted)]
+    todo = [run for run in chosen if not run.done or run.missing(suite)]
     if not todo:
         return
-    progress.say(costs.estimate(todo, wanted, workers).describe())
+    progress.say(costs.estimate(todo, suite, workers).describe())
     failed = {}
     with progress.bar(total=len(todo), unit="run") as bar:
-        for run, error in _results(todo, wanted, workers, scheduler):
+        for run, error in _results(todo, suite, workers, scheduler):
             bar.update()
             bar.set_postfix_str(run.name)
             if error is not None:
@@ -40,29 +40,33 @@ def carry_out(
         )
 
 
-def _results(todo: list[Run], wanted, workers: int, scheduler: str | None):
+def _results(todo: list[Run], suite, workers: int, scheduler: str | None):
     """(run, its exception or None) as they finish."""
     if workers == 1 and scheduler is None:
         threads = torch.get_num_threads()
         try:
             for run in todo:
-                yield run, _attempt(run, wanted)
+                yield run, _attempt(run, suite)
         finally:
             torch.set_num_threads(threads)
         return
     from dask.distributed import as_completed
 
     with _client(workers, scheduler) as client:
-        futures = {client.submit(_attempt, run, wanted, pure=False, retries=2): run for run in todo}
+        how = {"pure": False, "retries": 2}
+        futures = {
+            client.submit(_attempt, run, suite, priority=-place, **how): run
+            for place, run in enumerate(todo)
+        }
         for future in as_completed(futures):
             yield futures[future], future.exception() or future.result()
 
 
-def _attempt(run: Run, wanted) -> Exception | None:
+def _attempt(run: Run, suite) -> Exception | None:
     """Train and measure one run on one thread; what went wrong, if anything did."""
     torch.set_num_threads(1)
     try:
-        run.train().measure(wanted)
+        run.train().measure(suite)
     except Exception as error:  # handed on to the summary: one failed run must not stop the others
         return error
     return None

@@ -12,6 +12,8 @@ from .profiles import Profile
 
 # An attack step: a forward pass, a backward pass to the input. A training step costs about two.
 TRAIN_STEP = 2.0
+CLEAN_STEP = 0.8  # a joint step without images, in joint steps
+LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Estimate:
         return f"{runs} to train and measure: about {text} with {self.workers} worker(s)"
 
 
-def estimate(todo: list, wanted, workers: int) -> Estimate:
+def estimate(todo: list, suite, workers: int) -> Estimate:
     """The cost of training and measuring ``todo``, from one timed attack step per device and
     profile.
     """
@@ -38,7 +40,10 @@ def estimate(todo: list, wanted, workers: int) -> Estimate:
     for run in todo:
         place = (run.profile.name, run.device)
         speed[place] = speed.get(place) or seconds_per_image(run.profile, run.device)
-        work = sum(measuring(run.profile, name, which) for name, which, _ in wanted)
+        missing = run.missing(suite)
+        work = sum(measuring(run.profile, name) for name, _, _ in missing)
+        if any(which == "early_stopped" for _, which, _ in missing):
+            work += stopping(run.method, run.profile)
         total += speed[place] * (work + (0 if run.done else training(run.method, run.profile)))
     return Estimate(total, len(todo), workers)
 
@@ -47,24 +52,34 @@ def training(method, profile: Profile) -> float:
     """Attack steps, counted per image, of training a method; test curves included."""
     attack = getattr(method.attack, "attack", method.attack)
     steps = attack.steps + 1 if isinstance(attack, PGD) else 0
-    epochs = method.epochs * profile.epochs
+    epochs = profiles.epochs(method, profile) * method.optimiser.calls
     return epochs * (
         profile.train * (steps + TRAIN_STEP) + 8 * profile.log_images / profile.log_every
     )
 
 
-def measuring(profile: Profile, name: str, which: str) -> float:
+def stopping(method, profile: Profile) -> float:
+    """Attack steps, counted per image, of finding the early-stopped epoch by PGD-7."""
+    snapshots = profiles.epochs(method, profile) / profile.snapshot_every + 1
+    return snapshots * 8 * profile.protocol.early_restarts * profile.early
+
+
+def measuring(profile: Profile, name: str) -> float:
     """Attack steps, counted per image, of one measure by the profile's protocol."""
-    p, pgd = profile.protocol, profile.protocol.steps + 1
-    snapshots = (
-        profile.epochs / profile.snapshot_every * 40 * profile.early if which != "last" else 0
-    )
+    p, n, pgd = profile.protocol, profile.test, profile.protocol.steps + 1
+    joint = (1 + CLEAN_STEP) * TRAIN_STEP * p.steps * n  # robust and clean
+    averages = len(set(p.radii) - {p.xi}) * p.radii_draws
+    worsts = len(set(p.worst_radii) - set(p.worst_xi)) * p.radii_restarts
+    line = p.line_points * (3 * p.line_draws + 1) * (p.line_steps + 1)
     counts = {
-        "robustness": p.restarts * pgd * profile.test + snapshots,
-        "autoattack": p.autoattack.steps_per_image * profile.test,
-        "average": p.draws * pgd * profile.test,
-        "worst": len(p.worst_xi) * p.worst_restarts * TRAIN_STEP * p.steps * profile.test,
-    }
+        "robustness": p.restarts * pgd * n,
+        "autoattack": p.autoattack.steps_per_image * n,
+        "average": p.draws * pgd * n,
+        "worst": len(p.worst_xi) * p.worst_restarts * joint,
+        "radii": (p.restarts + averages) * pgd * n + worsts * joint,
+        "hessian": LANCZOS * HESSIAN_STEP * min(p.hessian_images, n),
+        "lines": line * min(p.line_images, n),
+    }  # fmt: skip
     return counts[name]
 
 

@@ -88,22 +88,50 @@ def _report(model, x, y, attack, g, precision="float32") -> tuple[Tensor, Tensor
     z = model(x)
     loss, wrong = cross_entropy(z, y), z.argmax(1) != y
     robust_loss, robust_wrong = loss if attack is None else torch.full_like(loss, -torch.inf), wrong
-    frozen = freeze(model, precision=precision)
-    for single in _single_starts(attack):
-        with torch.enable_grad():
-            x_adv = single(frozen, x, y, g)
-        checks.attacked(x, x_adv, single)
+    for x_adv in _attacked(attack, freeze(model, precision=precision), x, y, g):
+        checks.attacked(x, x_adv, attack)
         z_adv = model(x_adv)
         robust_loss = torch.maximum(robust_loss, cross_entropy(z_adv, y))
         robust_wrong = robust_wrong | (z_adv.argmax(1) != y)
     return loss, wrong, robust_loss, robust_wrong
 
 
-def _single_starts(attack) -> list:
-    """An attack with restarts as so many of one start each: RErr counts any of them."""
+def _attacked(attack, f, x, y, g):
+    """What an attack found, start by start, since RErr counts any of them."""
     if attack is None:
-        return []
-    return [one_start(attack)] * getattr(attack, "restarts", 1)
+        return
+    with torch.enable_grad():
+        if type(attack) is PGD:
+            found = [x_adv for x_adv, _ in attack.starts(f, x, y, g)]
+        else:
+            single, restarts = one_start(attack), getattr(attack, "restarts", 1)
+            found = [single(f, x, y, g) for _ in range(restarts)]
+    yield from found
+
+
+@torch.no_grad()
+def robust_errors(
+    model: nn.Module, x: Tensor, y: Tensor, attack: PGD,
+    generator: torch.Generator | None = None, batch: int = 256,
+) -> Tensor:  # fmt: skip
+    """(N,) bool: misclassified clean or at any iterate of any start. The mean is RErr.
+
+    Cheaper than ``evaluate``, and at least as high: broken examples are not attacked further. What
+    counts is the prediction of the model itself, in float32 and eval mode.
+    """
+    checks.number("batch", batch)
+    checks.examples(model, x, y)
+    g = checks.generator(generator, x)
+    with mode(model, training=False):
+        wrong = torch.cat([model(xb).argmax(1) != yb for xb, yb in zip(x.split(batch), y.split(batch))])
+        f = freeze(model)
+        for _ in range(attack.restarts):
+            for todo in (~wrong).nonzero().flatten().split(batch):
+                with torch.enable_grad():
+                    x_adv = attack.breaking(f, x[todo], y[todo], g)
+                checks.attacked(x[todo], x_adv, attack)
+                wrong[todo] = model(x_adv).argmax(1) != y[todo]
+    return wrong
 
 
 def doubtful(model, x, y, attack, report: Report, g) -> tuple[str, ...]:

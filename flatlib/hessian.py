@@ -3,13 +3,14 @@
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from . import checks
 from .bilinear import TwiceDifferentiable
 from .kernels import fast
 from .losses import cross_entropy
-from .weights import detached, layers, mode
+from .weights import Weights, detached, layers, mode
 
 
 def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
@@ -62,6 +63,27 @@ def eigenvalues(
     sums the gradients of four batches: its values are four times these.
     """
     checks.number("k", k)
+    ends = "BE" if k > 1 else "LA"
+    values = _lanczos(model, x, y, k, ends, batch, tol, seed, return_eigenvectors=False)
+    return torch.tensor(np.sort(values), dtype=torch.float64)
+
+
+def top_eigenvector(
+    model: nn.Module, x: Tensor, y: Tensor, batch: int = 128, tol: float = 1e-2, seed: int = 0
+) -> Weights:
+    """The eigenvector of the largest eigenvalue, of length 1, as a direction in weight space: a
+    tensor for every layer with two or more dimensions.
+    """
+    _, vectors = _lanczos(model, x, y, 1, "LA", batch, tol, seed, return_eigenvectors=True)
+    w = layers(model, biases=False)
+    parts = torch.as_tensor(vectors[:, 0].copy(), dtype=x.dtype, device=x.device).split(
+        [t.numel() for t in w.values()]
+    )
+    return {k: part.view_as(t) for part, (k, t) in zip(parts, w.items())}
+
+
+def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, **how):
+    """SciPy's ``eigsh`` on the product with the Hessian."""
     checks.number("batch", batch)
     checks.examples(model, x, y)
     with mode(model, training=False), torch.enable_grad():
@@ -75,6 +97,5 @@ def eigenvalues(
 
         start = np.random.RandomState(seed).randn(size)
         operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
-        ends = "BE" if k > 1 else "LA"
-        values = eigsh(operator, k, which=ends, tol=tol, v0=start, return_eigenvectors=False)
-    return torch.tensor(np.sort(values), dtype=torch.float64)
+        with threadpool_limits(1, "blas"):  # SciPy's threads would get in the way of torch's
+            return eigsh(operator, k, which=ends, tol=tol, v0=start, **how)

@@ -1,9 +1,9 @@
 """Speed, behind one seam: ``freeze`` and ``fast`` give a network as a function, made fast.
 
-Attacks and measures call them; nothing else knows how it is done. In eval mode batch norm is an
-affine map and folds into the convolution before it, and tensors can lie channels-last. The network
-is traced once into a graph whose convolutions take their tensors from a dict; a new weight set then
-costs one fold. A network that cannot be traced so, or that is in train mode, runs as it is.
+Attacks, measures and training call them; nothing else knows how it is done. The network is traced
+once into a graph whose convolutions take their tensors from a dict and lie channels-last. In eval
+mode batch norm is an affine map and folds into the convolution before it; a new weight set then
+costs one fold. A network that cannot be traced so runs as it is.
 """
 
 import operator
@@ -19,7 +19,7 @@ from . import checks
 from .models import ReBatchNorm
 from .weights import Weights, as_function, detached
 
-_PLANS = weakref.WeakKeyDictionary()  # model -> (its modules, its plan or None)
+_PLANS = weakref.WeakKeyDictionary()  # model -> (its modules, {their modes: plan or None})
 
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # None: the model's own
@@ -33,9 +33,9 @@ def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32
     wanted, and anew when weights or statistics have changed.
     """
     dtype, plan = _dtype(precision), _plan(model)
-    tensors = {**_tensors(model), **detached(w or {})}
-    if plan is None:
-        f = fast(model, precision)
+    tensors = detached({**_tensors(model), **(w or {})})
+    if plan is None or plan.kept:
+        f = _cast(model, dtype)
         return lambda x: f(tensors, x)
     with torch.no_grad():
         folded = plan.fold(tensors, dtype)
@@ -45,13 +45,25 @@ def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32
 def fast(model: nn.Module, precision: str = "float32"):
     """f(w, x) -> logits (N, K), what ``as_function(model)`` gives, up to rounding.
 
-    Gradients reach ``w`` and ``x``: folding is differentiated too. The model's mode counts when
-    ``fast`` is called, its other tensors are taken as they are then.
+    Gradients reach ``w``, ``x`` and the model's other parameters: folding is differentiated too. The
+    model's mode counts when ``fast`` is called; in train mode batch norm works and counts as ever.
     """
-    dtype, plan, f = _dtype(precision), _plan(model), as_function(model)
-    if plan is not None:
-        others = _tensors(model)
-        return lambda w, x: plan(plan.fold({**others, **w}, dtype), x)
+    dtype, plan, f = _dtype(precision), _plan(model), _cast(model, _dtype(precision))
+    if plan is None:
+        return f
+    others = _tensors(model)
+
+    def planned(w: Weights, x: Tensor) -> Tensor:
+        if plan.kept and not plan.kept.isdisjoint(w):
+            return f(w, x)
+        return plan(plan.fold({**others, **w}, dtype), x)
+
+    return planned
+
+
+def _cast(model: nn.Module, dtype: torch.dtype | None):
+    """The model as a function f(w, x), in autocast where a precision is asked for."""
+    f = as_function(model)
     if dtype is None:
         return f
 
@@ -68,21 +80,24 @@ def _dtype(precision: str) -> torch.dtype | None:
 
 
 def _tensors(model: nn.Module) -> Weights:
-    return {**dict(model.named_buffers()), **detached(dict(model.named_parameters()))}
+    return {**dict(model.named_buffers()), **dict(model.named_parameters())}
 
 
 def _plan(model: nn.Module) -> "_Plan | None":
-    """The plan of ``model``, traced when first asked for and again when its modules are others than
-    then.
+    """The plan of ``model`` in its present mode, traced when first asked for and again when its
+    modules are others than then.
     """
     modules = dict(model.named_modules())
-    if any(m.training or m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
         return None
     signature = tuple((name, id(module)) for name, module in modules.items())
     known = _PLANS.get(model)
     if known is None or known[0] != signature:
-        _PLANS[model] = known = (signature, _traced(model))
-    return known[1]
+        _PLANS[model] = known = (signature, {})
+    modes = tuple(module.training for module in modules.values())
+    if modes not in known[1]:
+        known[1][modes] = _traced(model)
+    return known[1][modes]
 
 
 class _Leaves(torch.fx.Tracer):
@@ -93,12 +108,14 @@ class _Leaves(torch.fx.Tracer):
 
 
 class _Plan:
-    """A traced network: its graph as a function of x and folded tensors, and which convolution
-    meets which norm.
+    """A traced network: its graph as a function of x and folded tensors, which convolution meets
+    which norm, and the parameters that stay in modules: those of norms in train mode.
     """
 
-    def __init__(self, graph, folds: dict[str, str | None], constants: list[str], model: nn.Module):
-        self.graph, self.folds, self.constants = graph, folds, constants
+    def __init__(
+        self, graph, folds: dict[str, str | None], constants: list[str], kept: set[str], model
+    ):
+        self.graph, self.folds, self.constants, self.kept = graph, folds, constants, kept
         self.norms = {name: model.get_submodule(name) for name in folds.values() if name}
 
     def __call__(self, folded: Weights, x: Tensor) -> Tensor:
@@ -175,7 +192,13 @@ def _traced(model: nn.Module) -> _Plan | None:
         for k, _ in model.named_parameters()
         if not k.startswith(tuple(done)) and k not in constants
     ]
-    return None if left else _Plan(torch.fx.GraphModule(model, graph), folds, constants, model)
+    if not all(_working_norm(modules[k.rpartition(".")[0]]) for k in left):
+        return None
+    return _Plan(torch.fx.GraphModule(model, graph), folds, constants, set(left), model)
+
+
+def _working_norm(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.training
 
 
 def _refused(graph, model, modules) -> bool:
@@ -191,11 +214,11 @@ def _refused(graph, model, modules) -> bool:
 
 
 def _drop_identities(graph, modules) -> None:
-    """Take out modules that do nothing in eval mode, so that a norm stands right behind its
-    convolution.
-    """
+    """Take out modules that do nothing, so that a norm stands right behind its convolution."""
     for node in [node for node in graph.nodes if node.op == "call_module"]:
-        if isinstance(modules[node.target], (nn.Identity, nn.modules.dropout._DropoutNd)):
+        module = modules[node.target]
+        idle = isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
+        if idle or isinstance(module, nn.Identity):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     for node in graph.nodes:  # a view of channels-last tensors is not always one
@@ -220,12 +243,16 @@ def _take_attributes(graph, given) -> list[str]:
 def _take_over(graph, node, module, given, modules) -> str | None:
     """Replace a module call by its function on tensors from the dict; the name of the norm folded
     into it.
+
+    A 1 x 1 convolution with a stride becomes one of the pixels it reads: oneDNN's gradient for the
+    weights of the strided one, channels-last on AVX2 with 4 input channels, corrupts memory.
     """
     norm = next(iter(node.users)) if len(node.users) == 1 else None
     foldable = (
         norm is not None and norm.op == "call_module" and type(module) is nn.Conv2d
         and type(modules[norm.target]) in (nn.BatchNorm2d, ReBatchNorm)
         and modules[norm.target].affine and modules[norm.target].track_running_stats
+        and not modules[norm.target].training
     )  # fmt: skip
     name = node.target
     with graph.inserting_before(node):
@@ -236,8 +263,12 @@ def _take_over(graph, node, module, given, modules) -> str | None:
         if type(module) is nn.Linear:
             new = graph.call_function(F.linear, (node.args[0], weight, bias))
         else:
-            geometry = (module.stride, module.padding, module.dilation, module.groups)
-            new = graph.call_function(F.conv2d, (node.args[0], weight, bias, *geometry))
+            image, stride = node.args[0], module.stride
+            if module.kernel_size == (1, 1) and module.padding == (0, 0) and stride != (1, 1):
+                every = tuple(slice(None, None, step) for step in (1, 1, *stride))
+                image, stride = graph.call_function(operator.getitem, (image, every)), (1, 1)
+            geometry = (stride, module.padding, module.dilation, module.groups)
+            new = graph.call_function(F.conv2d, (image, weight, bias, *geometry))
     if foldable:
         norm.replace_all_uses_with(new)
         graph.erase_node(norm)

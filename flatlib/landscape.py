@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from . import checks
 from .attacks import PGD, one_start, radius
 from .flatness import robust_loss
+from .hessian import top_eigenvector
 from .kernels import freeze
 from .losses import cross_entropy
 from .progress import bar
 from .steps import gradient
 from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
 
-KINDS = {"random": 0.5, "adversarial": 0.025}  # kind of direction: its length relative to ||w_l||
+# kind of direction: its length relative to ||w_l||
+KINDS = {"random": 0.5, "adversarial": 0.025, "hessian": 0.5}
 
 
 def slices(
@@ -26,11 +28,13 @@ def slices(
     """RLoss at w + s nu for ``points`` values s in [-1, 1] and ``n`` directions nu, a row each.
 
     Columns: direction (0..n-1), s, rloss (nats, mean over x). Every nu is normalised per layer or
-    per filter to ||w_l||, Eq. (2), then scaled by ``length`` (random 0.5, adversarial 0.025).
-    Adversarial examples are computed anew at every point; without ``attack`` the clean loss is
-    followed. "adversarial" directions are found by ascending the loss in weight space on examples
-    that are adversarial at w. The paper shows the mean over random directions and the maximum over
-    adversarial ones, on 128 test examples with PGD-10.
+    per filter to ||w_l||, Eq. (2), then scaled by ``length`` (random and Hessian 0.5, adversarial
+    0.025). Adversarial examples are computed anew at every point; without ``attack`` the clean loss
+    is followed. "adversarial" directions are found by ascending the loss in weight space on
+    examples that are adversarial at w; "hessian" is one direction, whatever ``n``: the eigenvector
+    of the clean loss's largest eigenvalue, which leaves biases where they are. The paper shows the
+    mean over random directions and the maximum over adversarial ones, on 128 test examples with
+    PGD-10.
     """
     checks.choice("kind", kind, KINDS)
     checks.number("points", points, 2), checks.number("n", n)
@@ -40,13 +44,20 @@ def slices(
     w = checks.perturbable(detached(layers(model)))
     rows = []
     with mode(model, training=False):
+        n = 1 if kind == "hessian" else n
         for k in bar(range(n), "directions", show=progress, leave=False):
-            nu = sample(w, 1.0, g, per) if kind == "random" else ascent(model, x, y, attack, g)
-            nu = direction(nu, w, per)
+            nu = direction(_raw(kind, model, w, x, y, attack, g, per), w, per)
             for s in torch.linspace(-1, 1, points).tolist():
                 loss = robust_loss(model, add(w, nu, s * length), x, y, attack, g)
                 rows.append((k, s, loss.mean().item()))
     return pd.DataFrame(rows, columns=["direction", "s", "rloss"])
+
+
+def _raw(kind: str, model, w: Weights, x: Tensor, y: Tensor, attack, g, per: str) -> Weights:
+    """A direction of this kind before it is normalised."""
+    if kind == "random":
+        return sample(w, 1.0, g, per)
+    return top_eigenvector(model, x, y) if kind == "hessian" else ascent(model, x, y, attack, g)
 
 
 def ascent(

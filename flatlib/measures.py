@@ -5,8 +5,10 @@ were asked for.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,6 +17,8 @@ from .attacks import PGD
 from .data import Dataset, Split
 from .evaluate import Report, evaluate
 from .flatness import average_flatness, worst_flatness
+from .hessian import eigenvalues
+from .landscape import KINDS, slices
 from .profiles import Profile
 
 
@@ -30,7 +34,11 @@ class Subject:
         )
         part: Split = data.train if split == "train" else data.test
         self.x, self.y = part.first(profile.test)
-        self.pgd = PGD(eps=profile.eps, steps=self.protocol.steps)
+
+    @property
+    def pgd(self) -> PGD:
+        """One start, as inside average-case flatness."""
+        return PGD(eps=self.profile.eps, steps=self.protocol.steps)
 
     def generator(self, measure: str) -> torch.Generator:
         seed = int.from_bytes(hashlib.sha256(f"{measure}/{self.split}".encode()).digest()[:8]) >> 1
@@ -72,44 +80,105 @@ def autoattack(s: Subject) -> list[dict]:
 
 def average(s: Subject) -> list[dict]:
     """Average-case flatness of the robust and of the clean loss."""
-    p, rows = s.protocol, []
-    for measure, attack in (("avg_flatness_rloss", s.pgd), ("avg_flatness_loss", None)):
-        reference = s.report.robust_loss if attack else s.report.loss
-        flat = average_flatness(
-            s.model, s.x, s.y, attack, p.xi, p.draws, s.generator(measure), reference=reference
-        )
-        how = f"pgd{p.steps}x1" if attack else "none"
-        rows.append(
-            s.row(measure, flat.value, how, std=flat.std, xi=p.xi, scope="batch", draws=p.draws)
-        )
-    return rows
+    return _average(s, s.protocol.xi, s.protocol.draws)
 
 
 def worst(s: Subject) -> list[dict]:
-    """Worst-case flatness of the robust loss, for every radius of the protocol."""
+    """Worst-case flatness of the robust and of the clean loss."""
+    p = s.protocol
+    return [row for xi in p.worst_xi for row in _worst(s, xi, p.worst_restarts)]
+
+
+def radii(s: Subject) -> list[dict]:
+    """Average- and worst-case flatness at the protocol's other radii."""
     p, rows = s.protocol, []
-    for xi in p.worst_xi:
-        flat = worst_flatness(
-            s.model, s.x, s.y, s.profile.eps, xi, p.steps, p.worst_restarts,
-            s.generator(f"worst/{xi}"), lr_w=p.worst_lr, reference=s.report.robust_loss,
-        )  # fmt: skip
-        row = s.row(
-            "worst_flatness_rloss",
-            flat.value,
-            f"joint{p.steps}",
-            std=flat.std,
-            xi=xi,
-            scope="batch",
-        )
-        rows.append(row | {"draws": p.worst_restarts})
+    for xi in p.radii:
+        rows += [] if xi == p.xi else _average(s, xi, p.radii_draws, f"/{xi}")
+    for xi in p.worst_radii:
+        rows += [] if xi in p.worst_xi else _worst(s, xi, p.radii_restarts)
     return rows
 
 
-MEASURES = {"robustness": robustness, "autoattack": autoattack, "average": average, "worst": worst}
+def _average(s: Subject, xi: float, draws: int, stream: str = "") -> list[dict]:
+    rows = []
+    for measure, attack in (("avg_flatness_rloss", s.pgd), ("avg_flatness_loss", None)):
+        reference = s.report.robust_loss if attack else s.report.loss
+        flat = average_flatness(
+            s.model, s.x, s.y, attack, xi, draws, s.generator(measure + stream), reference=reference
+        )
+        how = f"pgd{s.protocol.steps}x1" if attack else "none"
+        about = {"std": flat.std, "xi": xi, "scope": "batch", "draws": draws}
+        rows.append(s.row(measure, flat.value, how, **about))
+    return rows
 
-# What a run is measured with unless asked otherwise: (measure, which model, which images).
-DEFAULT = (
-    ("robustness", "last", "test"), ("autoattack", "last", "test"), ("average", "last", "test"),
-    ("worst", "last", "test"), ("robustness", "last", "train"), ("autoattack", "last", "train"),
-    ("robustness", "early_stopped", "test"), ("autoattack", "early_stopped", "test"),
-)  # fmt: skip
+
+def _worst(s: Subject, xi: float, restarts: int) -> list[dict]:
+    p, rows = s.protocol, []
+    for measure, clean in (("worst_flatness_rloss", False), ("worst_flatness_loss", True)):
+        reference = s.report.loss if clean else s.report.robust_loss
+        stream = f"worst-clean/{xi}" if clean else f"worst/{xi}"
+        flat = worst_flatness(
+            s.model, s.x, s.y, s.profile.eps, xi, p.steps, restarts, s.generator(stream),
+            lr_w=p.worst_lr, clean=clean, reference=reference,
+        )  # fmt: skip
+        how = f"{'weights' if clean else 'joint'}{p.steps}"
+        about = {"std": flat.std, "xi": xi, "scope": "batch", "draws": restarts}
+        rows.append(s.row(measure, flat.value, how, **about))
+    return rows
+
+
+def hessian(s: Subject) -> list[dict]:
+    """Both ends of the spectrum of the clean loss's Hessian; convexity is |low| / |high|."""
+    p = s.protocol
+    n = min(p.hessian_images, len(s.x))
+    values = eigenvalues(s.model, s.x[:n], s.y[:n], p.hessian_k).tolist()
+    low, high = values[0], values[-1]
+    rows = {"lambda_max": high, "lambda_min": low, "convexity": abs(low) / abs(high)}
+    return [s.row(measure, value, n=n) for measure, value in rows.items()]
+
+
+# Row name: (kind of direction, normalised per, statistic over directions).
+LINES = {
+    "line_random": ("random", "layer", "mean"),
+    "line_filter": ("random", "filter", "mean"),
+    "line_adversarial": ("adversarial", "layer", "max"),
+    "line_hessian": ("hessian", "layer", "mean"),
+}
+
+
+def lines(s: Subject) -> list[dict]:
+    """RLoss at w + s nu along four kinds of directions nu; column ``at`` is s, ``xi`` the length of
+    nu relative to the weights.
+    """
+    p, rows = s.protocol, []
+    n = min(p.line_images, len(s.x))
+    attack = PGD(eps=s.profile.eps, steps=p.line_steps)
+    for measure, (kind, per, statistic) in LINES.items():
+        table = slices(
+            s.model, s.x[:n], s.y[:n], attack, kind, p.line_draws, p.line_points, per=per,
+            generator=s.generator(measure),
+        )  # fmt: skip
+        about = {"n": n, "xi": KINDS[kind], "scope": per, "draws": table.direction.nunique()}
+        for at, losses in table.groupby("s").rloss:
+            more = {"at": round(at, 6), "std": losses.std(ddof=0)} | about
+            rows.append(s.row(measure, losses.agg(statistic), f"pgd{p.line_steps}x1", **more))
+    return rows
+
+
+class Measure(NamedTuple):
+    """How rows are made, and the fields of the protocol that decide them."""
+
+    rows: Callable[[Subject], list[dict]]
+    uses: tuple[str, ...]
+
+
+MEASURES = {
+    "robustness": Measure(robustness, ("steps", "restarts")),
+    "autoattack": Measure(autoattack, ("autoattack",)),
+    "average": Measure(average, ("steps", "restarts", "xi", "draws")),
+    "worst": Measure(worst, ("steps", "restarts", "worst_xi", "worst_restarts", "worst_lr")),
+    "radii": Measure(radii, ("steps", "restarts", "xi", "worst_xi", "worst_lr", "radii",
+                             "worst_radii", "radii_draws", "radii_restarts")),
+    "hessian": Measure(hessian, ("hessian_images", "hessian_k")),
+    "lines": Measure(lines, ("line_points", "line_draws", "line_images", "line_steps")),
+}  # fmt: skip

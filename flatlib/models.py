@@ -2,11 +2,15 @@
 al. 2021).
 """
 
+import math
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .losses import ROTATIONS
+from .weights import branches
 
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "mish": F.mish, "gelu": F.gelu}
 
@@ -113,6 +117,28 @@ class WithRotations(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.base.features(x)
         return torch.cat([self.base.classify(features), self.head(features)], dim=1)
+
+
+@torch.no_grad()
+def scaled(model: nn.Module, s: float) -> nn.Module:
+    """A copy of ``model`` that computes the same from weights of another size (Stutz et al. 2021,
+    App. B): weights and biases of convolutions times s, batch norm's running means times s and
+    variances times s^2.
+
+    Norms' own parameters, linear layers and auxiliary branches stay. In eval mode the logits change
+    by batch norm's epsilon only, if every convolution is followed by a batch norm.
+    """
+    if not (math.isfinite(s) and s > 0):
+        raise ValueError(f"s={s!r}: a positive factor")
+    model = deepcopy(model)
+    for _, module in branches(model):
+        if isinstance(module, nn.modules.conv._ConvNd):
+            for tensor in module.parameters(recurse=False):
+                tensor.mul_(s)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.mul_(s)
+            module.running_var.mul_(s**2)
+    return model
 
 
 def initialise(model: nn.Module, g: torch.Generator) -> nn.Module:

@@ -27,6 +27,16 @@ class Protocol:
     worst_lr: float = 0.001  # relative weight step of the joint ascent
     early_restarts: int = 5  # PGD-7 on the images that pick the early-stopped epoch
     autoattack: AutoAttack = AutoAttack()  # its radius is the profile's
+    radii: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # average case of Fig. 14
+    worst_radii: tuple[float, ...] = (0.00075, 0.001, 0.003, 0.005)  # worst case of Fig. 14
+    radii_draws: int = 10  # of the average case at these radii
+    radii_restarts: int = 10  # of the worst case at these radii
+    hessian_images: int = 500  # the first ones of a split; as many as the released code takes
+    hessian_k: int = 4  # eigenvalues, from both ends
+    line_points: int = 51  # along [-1, 1]
+    line_draws: int = 10  # random and adversarial directions each
+    line_images: int = 128
+    line_steps: int = 10  # PGD at every point, one start
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,9 @@ PROFILES = {
         protocol=Protocol(
             steps=3, restarts=2, draws=2, worst_restarts=2, early_restarts=1,
             autoattack=AutoAttack(attacks=("apgd-ce",), iterations=5),
+            radii=(0.25, 0.5), worst_radii=(0.001, 0.003), radii_draws=2, radii_restarts=2,
+            hessian_images=20, hessian_k=2, line_points=5, line_draws=2, line_images=16,
+            line_steps=2,
         ),
     ),
     "digits": Profile(
@@ -76,6 +89,7 @@ PROFILES = {
         protocol=Protocol(
             restarts=5, worst_restarts=5, early_restarts=1,
             autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3),
+            radii_draws=5, radii_restarts=2, hessian_images=400, line_points=25, line_draws=5,
         ),
     ),
     "cifar10-small": Profile(
@@ -122,6 +136,11 @@ def adapt(method: Method, profile: Profile) -> Method:
         rate = method.optimiser.lr * (profile.outer_lr / EntropySGD.lr)
         changes["optimiser"] = replace(method.optimiser, lr=rate)
     return replace(method, **changes)
+
+
+def epochs(method: Method, profile: Profile) -> int:
+    """How many epochs ``method`` trains at ``profile``; Entropy-SGD's are longer and fewer."""
+    return max(1, round(method.epochs * profile.epochs / method.optimiser.calls))
 
 
 def _attack(attack, profile: Profile):

@@ -14,16 +14,16 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from . import checkpoints, checks, measures, paths, profiles
+from . import checkpoints, checks, measures, models, paths, profiles, suites
 from .attacks import PGD
 from .checkpoints import Damaged, read_table
 from .data import Dataset
-from .evaluate import evaluate
+from .evaluate import robust_errors
 from .methods import Method, differences
 from .profiles import Profile
 from .train import fit
 
-TRAINING = 1  # raised when a change of the code changes what a method trains
+TRAINING = 2  # raised when a change of the code changes what a method trains
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Run:
         what = {"method": differences(self.method), "profile": self.profile.training()}
         return what | {"seed": self.seed, "training": TRAINING}
 
-    @property
-    def protocol(self) -> str:
-        """Six hex digits of how the profile measures: part of every row."""
-        return _digest(repr((self.profile.protocol, self.profile.test)), 6)
+    def protocol(self, measure: str) -> str:
+        """Six hex digits of how the profile takes this measure: part of every row."""
+        p = self.profile.protocol
+        uses = ("early_restarts", *measures.MEASURES[measure].uses)
+        return _digest(repr([self.profile.test, *((name, getattr(p, name)) for name in uses)]), 6)
 
     @property
     def folder(self) -> Path:
@@ -102,7 +103,9 @@ class Run:
         return {int(file.stem.split("-")[1]): file for file in files}
 
     def model(self, which: str | int = "last") -> nn.Module:
-        """The model in eval mode: "last", "early_stopped", or of the epoch with this number."""
+        """The model in eval mode: "last", "early_stopped", "epoch-NNN" or the number of a kept
+        epoch, or "scaled-S": the last one, its convolutions times S.
+        """
         kept = self.snapshots()
         if not kept:
             raise FileNotFoundError(f"{self.folder} holds no model yet: call runs.get(...) first")
@@ -117,20 +120,23 @@ class Run:
             raise Damaged(
                 f"{kept[epoch]} does not fit the network of {self.name}: {error}"
             ) from error
-        return model.eval()
+        factor = _factor(which)
+        return (models.scaled(model, factor) if factor else model).eval()
 
     @property
     def data(self) -> Dataset:
         return load(self.profile, self.device)
 
     def epoch(self, which: str) -> int:
-        """The epoch of the "last" or the "early_stopped" model.
+        """The epoch of the model that ``which`` names.
 
         Early stopping takes the snapshot of smallest RErr under PGD-7 (restarts as in the protocol)
         on the early-stopping images, the first on ties.
         """
-        checks.choice("which", which, ("last", "early_stopped"))
-        if which == "last":
+        suites.check_which(which)
+        if which.startswith("epoch-"):
+            return int(which.removeprefix("epoch-"))
+        if which != "early_stopped":
             return max(self.snapshots())
         restarts = self.profile.protocol.early_restarts
         path = self.folder / f"early_stopping-x{restarts}.csv"
@@ -138,8 +144,8 @@ class Run:
             rows, attack = [], PGD(eps=self.profile.eps, restarts=restarts)
             for epoch in self.snapshots():
                 model = self.model(epoch)
-                report = evaluate(model, *self.data.early, attack, batch=256, doubts=False)
-                rows.append({"epoch": epoch, "rerr": report.RErr, "rloss": report.RLoss})
+                rerr = robust_errors(model, *self.data.early, attack).double().mean().item()
+                rows.append({"epoch": epoch, "rerr": rerr})
             checkpoints.write(path, pd.DataFrame(rows).to_csv(index=False))
         table = read_table(path)
         return int(table.epoch[table.rerr.idxmin()])
@@ -147,37 +153,46 @@ class Run:
     def measured(self) -> pd.DataFrame:
         """The tidy rows there are by the profile's present protocol."""
         path = self.folder / "measures.csv"
-        table = read_table(path) if path.exists() else pd.DataFrame({"protocol": []})
-        return table[table.protocol == self.protocol].reset_index(drop=True)
+        empty = pd.DataFrame({name: [] for name in ("asked", "which", "split", "protocol")})
+        table = read_table(path) if path.exists() else empty
+        now = {measure: self.protocol(measure) for measure in measures.MEASURES}
+        return table[table.protocol == table.asked.map(now)].reset_index(drop=True)
 
-    def missing(self, wanted=measures.DEFAULT) -> list[tuple[str, str, str]]:
-        """The (measure, which, split) of ``wanted`` that have no rows yet."""
+    def wanted(self, suite="default") -> tuple[suites.Triple, ...]:
+        """The (measure, which, split) of a suite: its name, several names, or triples."""
+        return suites.triples(suite, self.method, self.profile)
+
+    def missing(self, suite="default") -> list[suites.Triple]:
+        """What of a suite has no rows yet."""
         table = self.measured()
-        there = set() if table.empty else set(zip(table.asked, table.which, table.split))
-        return [tuple(w) for w in wanted if tuple(w) not in there]
+        there = set(zip(table.asked, table.which, table.split))
+        return [w for w in self.wanted(suite) if w not in there]
 
-    def measure(self, wanted=measures.DEFAULT) -> pd.DataFrame:
-        """The measures (name, which model, which split) as tidy rows; only missing ones are
-        computed.
-        """
-        for name, which, split in wanted:
-            checks.choice("measure", name, measures.MEASURES)
-            checks.choice("which", which, ("last", "early_stopped"))
-            checks.choice("split", split, ("test", "train"))
-        if self.missing(wanted):
+    def measure(self, suite="default") -> pd.DataFrame:
+        """The tidy rows of a suite; only missing ones are computed."""
+        if self.missing(suite):
             with self.lock():
                 subjects: dict = {}
-                for name, which, split in self.missing(wanted):
-                    self._add(self._compute(name, which, split, subjects))
-        return self.measured()
+                for triple in self.missing(suite):
+                    self._add(self._rows(*triple, subjects))
+        return suites.rows(self.measured(), self.wanted(suite))
+
+    def _rows(self, name: str, which: str, split: str, subjects: dict) -> pd.DataFrame:
+        """Computed, or copied where the early-stopped model is the last one."""
+        if which == "early_stopped" and self.epoch(which) == self.epoch("last"):
+            there = suites.rows(self.measured(), [(name, "last", split)])
+            if len(there):
+                return there.assign(which=which, seconds=0.0)
+        return self._compute(name, which, split, subjects)
 
     def _compute(self, name: str, which: str, split: str, subjects: dict) -> pd.DataFrame:
         started, where = time.perf_counter(), (which, split)
         if where not in subjects:
+            subjects.clear()  # one model at a time
             subjects[where] = measures.Subject(self.model(which), self.data, self.profile, split)
-        rows = pd.DataFrame(measures.MEASURES[name](subjects[where]))
+        rows = pd.DataFrame(measures.MEASURES[name].rows(subjects[where]))
         about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
-        about |= {"key": self.key, "protocol": self.protocol, "asked": name, "which": which}
+        about |= {"key": self.key, "protocol": self.protocol(name), "asked": name, "which": which}
         about |= {"epoch": self.epoch(which), "seconds": round(time.perf_counter() - started, 2)}
         return rows.assign(**about, **provenance(self.device))
 
@@ -185,6 +200,12 @@ class Run:
         path = self.folder / "measures.csv"
         table = pd.concat([read_table(path), rows]) if path.exists() else rows
         checkpoints.write(path, table.to_csv(index=False))
+
+
+def _factor(which: str | int) -> float | None:
+    """S of "scaled-S"."""
+    scaled = isinstance(which, str) and which.startswith("scaled-")
+    return float(which.removeprefix("scaled-")) if scaled else None
 
 
 def _digest(text: str, digits: int) -> str:

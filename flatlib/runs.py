@@ -4,8 +4,7 @@ measurements. Nothing is computed twice, a killed run goes on where it was."""
 import pandas as pd
 import torch
 
-from . import campaign, checks, measures, paths, profiles
-from .checkpoints import read_table
+from . import campaign, checks, paths, profiles, results, suites
 from .methods import CATALOGUE, TABLE1, Method, differences
 from .profiles import Profile
 from .run import Run
@@ -19,13 +18,13 @@ def default_device() -> str:
 
 
 def named(methods) -> dict[str, Method]:
-    """Methods by name from "table1", a name, a list of names, or a Method of one's own."""
+    """Methods by name from "table1", "all", a name, a list of these, or a Method of one's own."""
     if isinstance(methods, Method):
         slots = ",".join(f"{k}={v}" for k, v in differences(methods).items()) or "at"
         return {"".join(c if c.isalnum() or c in "=.-" else "_" for c in slots)[:60]: methods}
-    if methods == "table1":
-        methods = TABLE1
-    return {name: CATALOGUE[name] for name in ([methods] if isinstance(methods, str) else methods)}
+    groups = {"table1": TABLE1, "all": tuple(CATALOGUE)}
+    asked = [methods] if isinstance(methods, str) else methods
+    return {name: CATALOGUE[name] for part in asked for name in groups.get(part, (part,))}
 
 
 def select(
@@ -49,9 +48,9 @@ def get(
     return run.train(progress)
 
 
-def measure(runs: list[Run], wanted=measures.DEFAULT) -> pd.DataFrame:
-    """All measures of all runs, one tidy table; only missing rows are computed."""
-    return pd.concat([run.measure(wanted) for run in runs], ignore_index=True)
+def measure(runs: list[Run], suite="default") -> pd.DataFrame:
+    """The measures of a suite for all runs, one tidy table; only missing rows are computed."""
+    return pd.concat([run.measure(suite) for run in runs], ignore_index=True)
 
 
 def source_of(profile: str | Profile, source: str = "auto") -> str:
@@ -68,9 +67,9 @@ def source_of(profile: str | Profile, source: str = "auto") -> str:
 
 
 def collect(
-    methods, profile="digits", seeds=(0,), source="auto", workers: int = 1
+    methods, profile="digits", seeds=(0,), source="auto", workers: int = 1, suite="default"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(measures, histories) of some methods and seeds, both tidy.
+    """(measures, histories) of some methods and seeds, both tidy; ``suite`` says which measures.
 
     From the committed tables, or live: what is missing is trained and measured first, after saying
     what it costs. Committed rows count only if they are of the methods, the profile and the
@@ -78,46 +77,59 @@ def collect(
     """
     chosen = select(methods, profile, seeds)
     if source_of(profile, source) == "live":
-        campaign.carry_out(chosen, workers=workers)
-        return gathered(chosen)
-    folder = paths.RESULTS / profiles.get(profile).name
-    table, history = (read_table(folder / f"{name}.csv") for name in ("measures", "history"))
-    asked = {(run.key, run.protocol) for run in chosen}
-    table = table[[row in asked for row in zip(table.key, table.protocol)]]
-    lacking = [f"{r.name} (seed {r.seed})" for r in chosen if r.key not in set(table.key)]
+        campaign.carry_out(chosen, suite, workers)
+        return gathered(chosen, suite)
+    table, history = results.read(paths.RESULTS / profiles.get(profile).name)
+    parts = {run: _committed(run, table, suite) for run in chosen}
+    lacking = [f"{r.name} (seed {r.seed})" for r, part in parts.items() if part is None]
     if lacking:
         raise ValueError(
-            f"not among the committed results of {profile!r} as they are defined now: "
-            f"{', '.join(lacking)}; use source='live'"
+            f"not among the committed results of {profile!r} (suite {suite!r}) as they are defined "
+            f"now: {', '.join(lacking)}; use source='live'"
         )
     history = history[history.key.isin({run.key for run in chosen})]
-    return table.reset_index(drop=True), history.reset_index(drop=True)
+    return pd.concat(parts.values(), ignore_index=True), history.reset_index(drop=True)
 
 
-def gathered(chosen: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _committed(run: Run, table: pd.DataFrame, suite) -> pd.DataFrame | None:
+    """The rows of a suite for one run, or None if any is not there by the present definitions."""
+    wanted = run.wanted(suite)
+    now = {measure: run.protocol(measure) for measure, _, _ in wanted}
+    mine = table[(table.key == run.key) & (table.protocol == table.asked.map(now))]
+    mine = suites.rows(mine, wanted)
+    there = set(zip(mine.asked, mine.which, mine.split))
+    return mine.assign(method=run.name) if there == set(wanted) else None
+
+
+def gathered(chosen: list[Run], suite="default") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(measures, histories) of finished runs."""
-    histories = [
-        run.history().assign(method=run.name, profile=run.profile.name, seed=run.seed, key=run.key)
-        for run in chosen
-    ]
-    return measure(chosen), pd.concat(histories, ignore_index=True)
+    return measure(chosen, suite), results.histories(chosen)
+
+
+# What enters a wide table: measurements with a column of their own in the published tables.
+_WIDE = ("robustness", "autoattack", "average", "worst", "hessian")
 
 
 def wide(tidy: pd.DataFrame) -> pd.DataFrame:
     """A row per (method, seed), the columns named as in the published tables (fractions, nats).
 
-    Where a measure was taken at several radii, the first one of the protocol counts.
+    Flatness is the protocol's own radius, with its standard deviation over weight draws as
+    "<flatness>_std"; of the models only the last and the early-stopped one enter. Where the
+    protocol itself takes several radii, its first one counts.
     """
-
-    def column(row) -> str | None:
-        early, train = row.which == "early_stopped", row.split == "train"
-        if "flatness" in row.measure:
-            return row.measure + ("_train" if train else "") + ("_early_stop" if early else "")
-        attack = "" if row.attack == "none" else "_aa" if row.attack == "aa" else "_pgd"
-        return row.measure + ("_early_stop" if early else f"_{row.split}") + attack
-
-    table = tidy.assign(column=[column(row) for row in tidy.itertuples()])
-    table = table.drop_duplicates(["method", "seed", "column"])
+    table = tidy[tidy.asked.isin(_WIDE) & tidy.which.isin(("last", "early_stopped"))]
+    table = table.assign(column=[_column(row) for row in table.itertuples()])
+    spread = table[table.measure.str.contains("flatness")]
+    spread = spread.assign(column=[f"{c}_std" for c in spread.column], value=spread["std"])
+    table = pd.concat([table, spread]).drop_duplicates(["method", "seed", "column"])
     return table.pivot(index=["method", "seed"], columns="column", values="value").rename_axis(
         columns=None
     )
+
+
+def _column(row) -> str:
+    early, train = row.which == "early_stopped", row.split == "train"
+    if "flatness" in row.measure or row.asked == "hessian":
+        return row.measure + ("_train" if train else "") + ("_early_stop" if early else "")
+    attack = "" if row.attack == "none" else "_aa" if row.attack == "aa" else "_pgd"
+    return row.measure + ("_early_stop" if early else f"_{row.split}") + attack

@@ -17,14 +17,14 @@ from . import checkpoints, profiles
 from .attacks import PGD
 from .data import Dataset, Split
 from .evaluate import evaluate
-from .kernels import freeze
+from .kernels import fast, freeze
 from .losses import cross_entropy
 from .methods import AT, Batch, Method
 from .profiles import Profile
 from .progress import bar
 from .steps import SWA
 from .streams import Streams
-from .weights import add, as_function, layers, mode, no_statistics
+from .weights import add, layers, mode, no_statistics
 
 
 def objective(
@@ -35,7 +35,7 @@ def objective(
     Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits
     on x_adv, for the training curves.
     """
-    f, w = as_function(net), layers(net)
+    f, w = fast(net), layers(net)
     x, y = split
     given = {}
     if getattr(method.attack, "predicts", False):

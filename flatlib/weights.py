@@ -27,7 +27,7 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
     without biases.
     """
     found = {}
-    for prefix, module in _without_auxiliary(model):
+    for prefix, module in branches(model):
         if isinstance(module, _NORMS):
             continue
         for name, parameter in module.named_parameters(recurse=False):
@@ -36,13 +36,13 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
     return found
 
 
-def _without_auxiliary(module: nn.Module, prefix: str = ""):
-    """All (name, module) pairs below ``module``, skipping whole branches marked ``auxiliary``."""
+def branches(module: nn.Module, prefix: str = ""):
+    """(name, module) of ``module`` and all below it, without branches marked ``auxiliary``."""
     if getattr(module, "auxiliary", False):
         return
     yield prefix, module
     for name, child in module.named_children():
-        yield from _without_auxiliary(child, f"{prefix}.{name}" if prefix else name)
+        yield from branches(child, f"{prefix}.{name}" if prefix else name)
 
 
 def as_function(model: nn.Module):

@@ -1,0 +1,125 @@
+"""The committed results: small tidy tables under data/results/<profile>, read by the book."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from . import checkpoints, measures, paths, profiles, suites
+from .methods import CATALOGUE
+from .run import Run
+
+COLUMNS = (
+    "method", "seed", "asked", "which", "epoch", "split", "measure", "attack", "xi", "scope",
+    "draws", "at", "n", "value", "std", "seconds", "profile", "key", "protocol", "commit", "torch",
+    "device",
+)  # fmt: skip
+CURVE = ["method", "seed", "key", "epoch"]  # and what was logged
+GROUP = ["method", "seed", "asked", "which", "split"]  # what is replaced as one
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What ``commit`` found of what it was asked for, in measurements (triples) and runs."""
+
+    folder: Path
+    runs: int
+    measurements: int
+    untrained: int  # runs asked for that are not trained to the end
+    unmeasured: int  # measurements asked for that the trained ones lack
+
+    def describe(self) -> str:
+        text = f"{self.measurements} measurements of {self.runs} runs are in {self.folder}"
+        if self.untrained or self.unmeasured:
+            text += f"; missing: {self.untrained} runs not trained, "
+            text += f"{self.unmeasured} measurements of trained ones"
+        return text
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a table of measures in their fixed order, its groups sorted."""
+    return table.reindex(columns=COLUMNS).sort_values(GROUP, kind="stable", ignore_index=True)
+
+
+def histories(chosen: list[Run]) -> pd.DataFrame:
+    """The training curves of finished runs, one table."""
+    parts = [
+        run.history().assign(method=run.name, profile=run.profile.name, seed=run.seed, key=run.key)
+        for run in chosen
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The committed (measures, history) of one profile; empty tables where there are none."""
+    empty = {"measures": pd.DataFrame(columns=COLUMNS), "history": pd.DataFrame(columns=CURVE)}
+    files = {name: folder / f"{name}.csv" for name in empty}
+    return tuple(checkpoints.read_table(f) if f.exists() else empty[k] for k, f in files.items())
+
+
+def commit(chosen: list[Run], suite="default") -> Committed:
+    """Merge what there is of a suite into the committed tables; nothing is computed.
+
+    The rows of the chosen runs replace older ones of the same method, seed and measurement. Rows
+    whose run or protocol is defined differently by now are dropped; all others stay.
+    """
+    trained = [run for run in chosen if run.done]
+    fresh = [suites.rows(run.measured(), run.wanted(suite)) for run in trained]
+    profile = chosen[0].profile
+    folder = paths.RESULTS / profile.name
+    paths.RUNS.mkdir(parents=True, exist_ok=True)
+    if not any(map(len, fresh)):
+        return Committed(folder, 0, 0, len(chosen) - len(trained), _lacking(trained, suite))
+    with FileLock(paths.RUNS / f".{profile.name}-results.lock"):
+        table, curves = read(folder)
+        table = tidy(_merged(_current(table, profile), fresh, GROUP))
+        curves = _curves(_current(curves, profile), histories(trained))
+        _write(folder / "measures.csv", table, "%.6g")
+        _write(folder / "history.csv", curves, "%.4g")
+    count = sum(len(part.drop_duplicates(GROUP)) for part in fresh)
+    missing = len(chosen) - len(trained), _lacking(trained, suite)
+    return Committed(folder, len(trained), count, *missing)
+
+
+def _lacking(trained: list[Run], suite) -> int:
+    return sum(len(run.missing(suite)) for run in trained)
+
+
+def _curves(table: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    merged = _merged(table, [fresh], ["method", "seed"]).drop(columns="seconds", errors="ignore")
+    order = ["method", "seed", "epoch"]
+    first = [*order, *(c for c in merged if c not in order)]
+    return merged[first].sort_values(order, kind="stable", ignore_index=True)
+
+
+def _merged(table: pd.DataFrame, fresh: list[pd.DataFrame], group: list[str]) -> pd.DataFrame:
+    """``table`` with its rows of the groups in ``fresh`` replaced."""
+    fresh = [part for part in fresh if len(part)]
+    there = {key for part in fresh for key in zip(*(part[c] for c in group))}
+    kept = [key not in there for key in zip(*(table[c] for c in group))]
+    parts = [part for part in (table[np.array(kept, bool)], *fresh) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else table
+
+
+def _current(table: pd.DataFrame, profile: profiles.Profile) -> pd.DataFrame:
+    """The rows whose run, and protocol if they have one, are defined now as they were then."""
+    known = {}
+    for name, seed in set(zip(table.method, table.seed)):
+        if name in CATALOGUE:
+            known[name, seed] = Run(name, CATALOGUE[name], profile, int(seed))
+    now = {who: run.key for who, run in known.items()}
+    kept = [
+        now.get((name, seed)) == key for name, seed, key in zip(table.method, table.seed, table.key)
+    ]
+    table = table[np.array(kept, bool)]
+    if "protocol" in table and len(table):
+        run = next(iter(known.values()))
+        now = {measure: run.protocol(measure) for measure in measures.MEASURES}
+        table = table[table.protocol == table.asked.map(now)]
+    return table
+
+
+def _write(path: Path, table: pd.DataFrame, digits: str) -> None:
+    checkpoints.write(path, table.to_csv(index=False, float_format=digits))
