@@ -15,6 +15,7 @@ from .floor import Floor
 from .items import ITEMS
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 CHOICES = (*ITEMS, "zoo")
 
 
@@ -32,10 +33,10 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-resnet18", type=int, help="images for ResNet-18")
     parser.add_argument("--rounds", type=int, help="timings of every contestant")
     parser.add_argument("--no-memory", action="store_true", help="peak memory is not measured")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results",
-                        help="folder of the CSV tables")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=RESULTS / report.slug(),
+                        help="folder of this machine's tables")  # fmt: skip
     parser.add_argument("--page", type=Path, default=ROOT / "book" / "_generated" / "benchmark.md",
-                        help="the table in Markdown")  # fmt: skip
+                        help="the tables of all machines, in Markdown")  # fmt: skip
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -106,10 +107,14 @@ def measure(given: argparse.Namespace) -> int:
     written = {
         given.out / "rounds.csv": report.rounds_csv(results),
         given.out / "summary.csv": report.summary_csv(results),
-        given.page: text,
+        given.out / "page.md": text,
+        given.page: None,
     }
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:  # after this machine's own
+            pages = sorted(given.out.parent.glob("*/page.md"))
+            content = "\n".join(page.read_text(encoding="utf-8") for page in pages)
         path.write_text(content, encoding="utf-8")
     print(text)
     print("Written:", *(os.path.relpath(path) for path in written))

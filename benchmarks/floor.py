@@ -80,6 +80,9 @@ def _seconds(shape, precision: str, repeats: int) -> tuple[float, ...]:
 
 def _seconds_in(layout, shape, dtype, repeats: int) -> list[float]:
     size, kernel, (stride, padding, dilation, groups) = shape
+    if kernel[2:] == (1, 1) and padding == (0, 0):  # as flatlib does, see kernels._take_over
+        size = (*size[:2], *(-(-n // step) for n, step in zip(size[2:], stride)))
+        stride = (1, 1)
     x, w = (torch.rand(s).to(dtype, memory_format=layout) for s in (size, kernel))
     fixed = (stride, padding, dilation, False, [0, 0], groups)
     up = aten.convolution(x, w, None, *fixed).to(memory_format=layout)

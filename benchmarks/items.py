@@ -18,6 +18,7 @@ from .floor import Passes, Work
 from .subjects import Size, Subject
 
 BASE, OURS, OURS_BF16 = "straightforward", "flatlib", "flatlib bf16"
+BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def precisions(ours: Callable) -> dict[str, Callable]:
+    """``ours(precision)`` as contestants; bf16 only where the processor computes in it: elsewhere
+    it is emulated, some twenty times slower.
+    """
+    exact = {OURS: partial(ours, "float32")}
+    return exact | {OURS_BF16: partial(ours, "bf16")} if BF16 else exact
+
+
 def mean_loss(s: Subject, x_adv) -> float:
     with torch.no_grad():
         return F.cross_entropy(s.model(x_adv), s.y).item()
@@ -60,8 +69,7 @@ def pgd(s: Subject, size: Size) -> Item:
     }
     contestants = {
         BASE: lambda: plain.pgd(s.model, s.x, s.y, s.eps, s.step, size.steps, seeded()),
-        OURS: partial(ours, "float32"),
-        OURS_BF16: partial(ours, "bf16"),
+        **precisions(ours),
     }
     return Item(
         "pgd",
@@ -83,11 +91,7 @@ def apgd(s: Subject, size: Size) -> Item:
         "apgd",
         f"APGD-CE, {size.steps} steps (pyautoattack)",
         "RLoss",
-        {
-            BASE: partial(peers.apgd, s.model, s, size.steps),
-            OURS: partial(ours, "float32"),
-            OURS_BF16: partial(ours, "bf16"),
-        },
+        {BASE: partial(peers.apgd, s.model, s, size.steps), **precisions(ours)},
         partial(mean_loss, s),
         Passes((size.steps, size.steps, 0)),
     )
@@ -110,9 +114,7 @@ def average(s: Subject, size: Size) -> Item:
 
     work = (draws * size.steps, draws * size.steps, 0)
     title = f"average-case flatness, {draws} draw{'s' * (draws > 1)} × PGD-{size.steps}"
-    contestants = {
-        BASE: base, OURS: partial(ours, "float32"), OURS_BF16: partial(ours, "bf16")
-    }  # fmt: skip
+    contestants = {BASE: base, **precisions(ours)}
     quantity = "RLoss at w + ν"
     return Item("average", title, quantity, contestants, float, Passes(work, (draws, 0, 0)))
 
@@ -135,7 +137,7 @@ def worst(s: Subject, size: Size) -> Item:
         "worst",
         f"worst-case flatness, {size.steps} joint steps",
         "RLoss at w + ν",
-        {BASE: base, OURS: partial(ours, "float32"), OURS_BF16: partial(ours, "bf16")},
+        {BASE: base, **precisions(ours)},
         float,
         Passes((size.steps,) * 3, (1, 0, 0)),
     )
@@ -173,14 +175,14 @@ class Trainee:
 def training(s: Subject, size: Size) -> Item:
     """PGD in eval mode, then one update; every contestant goes on training a copy of its own."""
     n = size.training_steps
+    trainees = {p: Trainee(s, size, p) for p in ("float32", "bf16")}
     return Item(
         "training",
         f"PGD-{n} training step",
         "loss of the first step",
         {
             BASE: Trainee(s, size, None).base,
-            OURS: Trainee(s, size, "float32").ours,
-            OURS_BF16: Trainee(s, size, "bf16").ours,
+            **precisions(lambda precision: trainees[precision].ours()),
         },
         float,
         Passes((n, n, 0), (2, 1, 1)),
@@ -233,7 +235,38 @@ def _products(result, work: Work) -> int:
     return result[1] if isinstance(result, tuple) else work.gradients - work.losses
 
 
+def stacked(s: Subject, size: Size) -> Item:
+    """The gradient steps of several networks: one network after the other, or all in one graph."""
+    nets = [s.copy() for _ in range(s.of(size.stacked))]
+    states = torch.func.stack_module_state(nets)
+    x, y = s.x.expand(len(nets), *s.x.shape), s.y
+
+    def gradient(f, points):
+        return torch.autograd.grad(f(points), points)[0]
+
+    def one_by_one():
+        frozen = [freeze(net) for net in nets]
+        for _ in range(size.steps):
+            for f in frozen:
+                found = gradient(lambda p: F.cross_entropy(f(p), y), s.x.clone().requires_grad_())
+        return found
+
+    def together():
+        def losses(points):
+            z = torch.vmap(partial(torch.func.functional_call, nets[0]))(states, (points,))
+            return sum(F.cross_entropy(part, y) for part in z)
+
+        for _ in range(size.steps):
+            found = gradient(losses, x.clone().requires_grad_())
+        return found[-1]
+
+    title = f"{size.steps} gradient steps of {len(nets)} networks"
+    ways = {"one after the other": one_by_one, "torch.func.vmap": together}
+    steps = (len(nets) * size.steps, len(nets) * size.steps, 0)
+    return Item("stacked", title, "largest gradient", ways, lambda g: g.abs().max(), Passes(steps))
+
+
 ITEMS = {
     "pgd": pgd, "apgd": apgd, "average": average, "worst": worst, "training": training,
-    "curvature": curvature,
+    "curvature": curvature, "stacked": stacked,
 }  # fmt: skip

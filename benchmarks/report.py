@@ -4,9 +4,12 @@ import csv
 import io
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
+
+from flatlib.run import provenance
 
 from . import peers
 from .floor import Floor
@@ -14,7 +17,8 @@ from .items import BASE, OURS, OURS_BF16
 from .race import Result, ratio
 from .subjects import TITLES
 
-FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16")
+FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "bf16", "asimd")  # best first
+APART = ("stacked", "zoo")  # items with tables of their own
 ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 ROUND = ("network", "item", "contestant", "round", "seconds")
 SUMMARY = (
@@ -24,19 +28,31 @@ SUMMARY = (
 )  # fmt: skip
 
 
-def machine(threads: int, busy: float) -> list[str]:
-    """What the numbers depend on, a line each."""
+def processor() -> tuple[str, list[str]]:
+    """Its name, and which of ``FEATURES`` it has."""
     model, flags = platform.processor() or platform.machine(), set()
     cpuinfo = Path("/proc/cpuinfo")
     for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
         key, _, value = line.partition(":")
         model = value.strip() if key.strip() == "model name" else model
         flags |= set(value.split()) if key.strip() in ("flags", "Features") else set()
-    features = ", ".join(f for f in FEATURES if f in flags) or "not known"
+    return model, [f for f in FEATURES if f in flags]
+
+
+def slug() -> str:
+    """A folder's name for this machine: processor, cores, best feature."""
+    model, features = processor()
+    words = f"{model} {os.cpu_count()} cores {features[0] if features else ''}"
+    return "-".join(re.findall(r"[a-z0-9_]+", words.lower()))
+
+
+def machine(threads: int, busy: float) -> list[str]:
+    """What the numbers depend on, a line each."""
+    model, features = processor()
     allocator = ", ".join(f"{k}={os.environ.get(k, 'unset')}" for k in ALLOCATOR)
     lines = [
-        f"processor: {model}, {os.cpu_count()} cores; features: {features}",
-        f"{threads} threads; PyTorch {torch.__version__}, Python {platform.python_version()}, "
+        f"processor: {model}, {os.cpu_count()} cores; {', '.join(features) or 'features unknown'}",
+        f"flatlib {provenance()['commit']}, {threads} threads; PyTorch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()}",
         f"allocator: `{allocator}`",
     ]
@@ -99,10 +115,11 @@ def _speed(result: Result | None, base: Result) -> str:
 
 def speeds(network: str, results: list[Result]) -> str:
     """Speed of every contestant relative to the straightforward one, an item per row."""
-    header = [TITLES[network], f"{BASE} (s)", "flatlib", "flatlib, bf16 steps", "other packages"]
+    header = [TITLES[network], f"{BASE} (s)", "flatlib", "flatlib, bf16 steps", "other packages",
+              "at the floor"]  # fmt: skip
     rows = []
     for (where, item), group in groups(results).items():
-        if where != network or item == "zoo":
+        if where != network or item in APART:
             continue
         by_name, base = {r.contestant: r for r in group}, group[0]
         others = [
@@ -110,7 +127,8 @@ def speeds(network: str, results: list[Result]) -> str:
             for name in peers.APPLY.get(item, ())
         ]
         mine = [_speed(by_name.get(name), base) for name in (OURS, OURS_BF16)]
-        rows.append([base.title, f"{base.median:.3g}", *mine, "<br>".join(others) or "–"])
+        limit = f"{base.median / base.floor:.2f}" if base.floor else "–"
+        rows.append([base.title, f"{base.median:.3g}", *mine, "<br>".join(others) or "–", limit])
     return _table(header, rows)
 
 
@@ -121,7 +139,7 @@ def limits(network: str, results: list[Result]) -> str:
     rows = []
     for group in groups(results).values():
         for r in group:
-            if r.network == network and r.item != "zoo":
+            if r.network == network and r.item not in APART:
                 rows.append(_limit(r, first=r is group[0]))
     return _table(header, rows)
 
@@ -139,6 +157,18 @@ def _limit(r: Result, first: bool) -> list[str]:
         f"{r.quantity} {r.value:.4g}",
         "; ".join(r.doubts) or "no",
     ]
+
+
+def stacked_table(results: list[Result]) -> str:
+    """Several networks at once: seconds, and speed relative to one after the other."""
+    header = ["several networks", "way", "median (s)", "speed", "peak memory (MB)"]
+    rows = []
+    for (network, item), group in groups(results).items():
+        for r in group if item == "stacked" else ():
+            memory = "–" if r.memory is None else f"{r.memory:.0f}"
+            title = f"{TITLES[network]}: {r.title}" if r is group[0] else ""
+            rows.append([title, r.contestant, f"{r.median:.3g}", _speed(r, group[0]), memory])
+    return _table(header, rows)
 
 
 def zoo_table(results: list[Result], models: int) -> str:
@@ -163,7 +193,7 @@ def zoo_table(results: list[Result], models: int) -> str:
 def page(
     results: list[Result], floors: dict[str, Floor], about: list[str], models: int, note: str
 ) -> str:
-    """The whole page, without a heading: the book's page has one."""
+    """The part of the book's page that is about this machine."""
     present = [f"{name} {peers.version(name)}" for name in peers.PACKAGES if peers.version(name)]
     rates = [
         f"convolutions alone, {TITLES[name]}: {floor.rate('float32'):.0f} GFLOP/s in float32, "
@@ -171,9 +201,13 @@ def page(
         for name, floor in floors.items()
     ]
     about = [*about, f"other packages: {', '.join(present) or 'none'}", *rates, note]
-    parts = ["\n".join(f"- {line}" for line in about)]
-    networks = [n for n in TITLES if any(r.network == n and r.item != "zoo" for r in results)]
+    model, features = processor()
+    parts = [f"### {model}, {os.cpu_count()} cores, {features[0] if features else ''}"]
+    parts.append("\n".join(f"- {line}" for line in about))
+    networks = [n for n in TITLES if any(r.network == n and r.item not in APART for r in results)]
     parts += [speeds(name, results) for name in networks]
+    if any(r.item == "stacked" for r in results):
+        parts.append(stacked_table(results))
     if any(r.item == "zoo" for r in results):
         parts.append(zoo_table(results, models))
     parts.append("\\* the work or its result differs, see the column *differs* below.")

@@ -28,6 +28,7 @@ class Size:
     draws: tuple[int, int] = (10, 1)  # of average-case flatness
     steps: int = 20
     training_steps: int = 7
+    stacked: tuple[int, int] = (4, 2)  # networks at once
     products: int = 5  # with the Hessian of ResNet-18
     prepared: tuple[int, int] = (10, 10)  # epochs, steps of training before anything is timed
     epochs: int = 10  # of a zoo model
@@ -42,7 +43,7 @@ SIZES = {
     "default": Size(),
     "quick": Size(batch=(128, 8), repeats=(3, 3), epochs=3, zoo_repeats=1, floor_repeats=3),
     "toy": Size(
-        batch=(8, 4), repeats=(2, 1), draws=(2, 1), steps=3, training_steps=2, products=2,
+        batch=(8, 4), repeats=(2, 1), draws=(2, 1), stacked=(2, 2), steps=3, training_steps=2, products=2,
         prepared=(1, 1), epochs=1, restarts=1, measured=16, zoo_repeats=1, floor_repeats=1,
         tiny=True,
     ),

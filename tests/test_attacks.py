@@ -119,6 +119,57 @@ def test_restarts_are_the_worst_of_independent_starts(tiny, xy):
     assert len(set(singles.argmax(0).tolist())) > 1
 
 
+@pytest.mark.parametrize("settings", [{}, {"norm": "l2"}, {"maximise": "kl"}, {"tau": 1}])
+def test_stacked_restarts_are_restarts_one_after_the_other(tiny, xy, monkeypatch, settings):
+    attack = PGD(eps=0.1, steps=4, restarts=5, **settings)
+    found = []
+    for pixels in (0, 2 * xy[0].numel(), 2**30):  # one, two, all at once
+        monkeypatch.setattr("flatlib.attacks.STACKED", pixels)
+        g = torch.Generator().manual_seed(3)
+        starts = list(attack.starts(tiny, *xy, g))
+        assert len(starts) == 5 and all(x.shape == xy[0].shape for x, _ in starts)
+        found.append(starts)
+    for others in found[1:]:
+        for (x, loss), (other, same) in zip(found[0], others):
+            torch.testing.assert_close(loss, same, rtol=1e-4, atol=1e-5)
+            assert (x - other).abs().flatten(1).amax(1).lt(1e-5).float().mean() > 0.9  # signs of ~0
+
+
+def test_no_gradient_is_taken_that_no_step_needs(tiny, xy):
+    calls = []
+
+    def f(x):
+        calls.append(x.requires_grad)
+        return tiny(x)
+
+    PGD(steps=3)(f, *xy)
+    assert calls == [True, True, True, False]
+
+
+def test_breaking_finds_at_least_the_errors_that_the_best_iterate_has(robust, xy):
+    attack, seed = PGD(eps=0.1, steps=7), torch.Generator().manual_seed
+    with torch.no_grad():
+        best = robust(attack(robust, *xy, seed(0))).argmax(1) != xy[1]
+        points = attack.breaking(robust, *xy, seed(0))
+        broken = robust(points).argmax(1) != xy[1]
+    assert ((points - xy[0]).abs() <= 0.1 + 1e-6).all() and (0 <= points).all() and (points <= 1).all()
+    assert best.any() and not broken.all() and (broken | ~best).all()
+
+
+def test_what_is_broken_takes_no_further_part(robust, xy):
+    sizes = []
+
+    def f(x):
+        sizes.append(len(x))
+        return robust(x)
+
+    with torch.enable_grad():
+        points = PGD(eps=0.2, steps=6).breaking(f, *xy, torch.Generator().manual_seed(0))
+    broken = robust(points).argmax(1) != xy[1]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < len(xy[0])
+    assert sizes[-1] >= int((~broken).sum())
+
+
 def test_the_radial_start_has_uniform_length_and_gaussian_direction():
     x = torch.full((4000, 1, 4, 4), 0.5)
     delta = PGD(eps=0.2).random(x, seeded())

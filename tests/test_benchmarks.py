@@ -113,10 +113,10 @@ def test_missing_peers_are_named(monkeypatch):
 
 
 def test_the_command(tmp_path, capsys):
-    page = tmp_path / "page.md"
-    how = ["--size", "toy", "--threads", "1", "--no-memory", "--out", str(tmp_path)]
+    page, out = tmp_path / "all.md", tmp_path / "this-machine"
+    how = ["--size", "toy", "--threads", "1", "--no-memory", "--out", str(out)]
     assert command.main([*how, "--page", str(page)]) == 0
-    with open(tmp_path / "summary.csv") as file:
+    with open(out / "summary.csv") as file:
         rows = list(csv.DictReader(file))
     assert {row["item"] for row in rows} == set(command.CHOICES)
     assert all(float(row["median_seconds"]) > 0 for row in rows)

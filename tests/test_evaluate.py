@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flatlib import PGD, average_flatness, eigenvalues, evaluate, slices, worst_flatness
+from flatlib.evaluate import robust_errors
 from flatlib.losses import cross_entropy
 
 EPS = 0.1
@@ -83,6 +84,17 @@ def test_a_clean_error_counts_even_where_the_attack_repairs_it():
     report = evaluate(scripted(wrong, repaired), x, y, Moves(), doubts=False)
     assert (report.Err, report.RErr) == (1.0, 1.0)
     assert report.RLoss == pytest.approx(cross_entropy(repaired, y).item())
+
+
+def test_robust_errors_are_those_of_any_iterate_of_any_start(robust, digits):
+    x, y = digits.test.first(120)
+    attack = PGD(eps=EPS, steps=5, restarts=3)
+    wrong = robust_errors(robust, x, y, attack, seeded(), batch=50)
+    report = evaluate(robust, x, y, attack, seeded(), doubts=False)
+    assert wrong.dtype == torch.bool and (wrong | ~report.wrong).all()
+    assert report.RErr - 0.02 <= wrong.float().mean() <= report.RErr + 0.1
+    clean = robust_errors(robust, x, y, replace(attack, eps=0.0), seeded())
+    assert torch.equal(clean, report.wrong)
 
 
 def test_the_split_is_by_the_clean_prediction(robust, digits):

@@ -100,7 +100,7 @@ def test_gradients_for_the_weights_are_the_models(make, x):
         close(a, b)
 
 
-def test_in_train_mode_the_model_runs_as_it_is(tiny, x):
+def test_freezing_in_train_mode_gives_the_model_as_it_is(tiny, x):
     tiny.train()
     torch.testing.assert_close(kernels.freeze(tiny)(x), tiny(x))
     tiny.eval()
@@ -422,3 +422,54 @@ def test_an_unknown_precision_is_named(tiny):
     for make_fast in (kernels.freeze, kernels.fast):
         with pytest.raises(ValueError, match="precision='fp8'.*'bf16'"):
             make_fast(tiny, precision="fp8")
+
+
+@pytest.mark.parametrize("rotated", [False, True], ids=["plain", "with rotations"])
+def test_in_train_mode_everything_is_as_ever(make, x, rotated):
+    """Logits, gradients for layers and for all other parameters, running statistics."""
+    got, want = (WithRotations(make()) if rotated else make() for _ in range(2))
+    want.load_state_dict(got.state_dict())
+    results = []
+    for net, function in ((got, kernels.fast), (want, as_function)):
+        net.train()
+        point = x.clone().requires_grad_()
+        z = function(net)(layers(net), point)
+        z.square().mean().backward()
+        results.append((z, point.grad, [p.grad for p in net.parameters()]))
+    assert kernels._plan(got).kept
+    close(results[0][0], results[1][0]), close(results[0][1], results[1][1])
+    for mine, theirs in zip(results[0][2], results[1][2]):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+    for mine, theirs in zip(got.buffers(), want.buffers()):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_the_modes_of_a_network_take_turns(tiny, x):
+    for training in (True, False, True, False):
+        tiny.train(training)
+        other = copy.deepcopy(tiny)
+        close(kernels.fast(tiny)(layers(tiny), x), other(x))
+        assert bool(kernels._plan(tiny).kept) is training
+
+
+def test_weights_of_a_working_norm_can_be_given_too(tiny, x):
+    tiny.train()
+    w = {k: 1.5 * v.detach() for k, v in tiny.named_parameters()}
+    close(kernels.fast(tiny)(w, x), as_function(copy.deepcopy(tiny))(w, x))
+
+
+def test_frozen_networks_in_train_mode_take_no_gradient(tiny, x):
+    tiny.train()
+    kernels.freeze(tiny)(x.clone().requires_grad_()).sum().backward()
+    assert all(p.grad is None for p in tiny.parameters())
+
+
+def test_strided_convolutions_of_one_pixel_read_what_they_need(g):
+    """oneDNN's own gradient for the weights corrupts memory on some processors: see _take_over."""
+    net = nn.Sequential(nn.Conv2d(4, 8, 1, 2), nn.Flatten(), nn.Linear(8 * 16, 10)).eval()
+    x = torch.randn(40, 4, 8, 8, generator=g)
+    (want,) = torch.autograd.grad(net(x).square().sum(), net[0].weight)
+    for _ in range(60):
+        z = kernels.fast(net)(layers(net), x)
+        (got,) = torch.autograd.grad(z.square().sum(), net[0].weight)
+        close(got, want)
