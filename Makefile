@@ -22,6 +22,10 @@ PEERS_READY := $(PEERS_VENV)/.ready
 # Not "yes": .venv is absent, its Python is gone, or the folder was moved since (.ready holds its path).
 WORKS := $(shell $(RUN) -c "import os; was = os.path.exists('$(READY)') and open('$(READY)').read(); \
   print('yes' if not was or was.strip() == os.getcwd() else 'moved')" 2>/dev/null)
+# What these notebooks measure takes longer than all the others together: "make book" shows them from
+# the stored results where there are any. STORED= (nothing) computes them too.
+STORED ?= $(if $(wildcard data/results/$(PROFILE)),fig03 fig04 fig06 fig10 fig11 fig12 fig14 fig15 \
+  fig18 tab02 explorer ledger found disagreements)
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' | sort)
 
 # glibc hands large buffers back to the system after every operation and faults them in again
@@ -42,7 +46,7 @@ help:
 	@echo "make lab        open JupyterLab"
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
 	@echo "make notebooks  execute the committed notebooks again, in place"
-	@echo "make results    measure with three seeds again, into data/results/$(PROFILE)"
+	@echo "make results    measure everything stored in data/results/$(PROFILE) again (hours)"
 	@echo "make bench      time flatlib against a straightforward implementation (20 minutes)"
 	@echo "make env        only make or update the virtual environment .venv"
 	@echo "make clean      remove _build and caches (keeps .venv and the trained models in runs/)"
@@ -53,7 +57,9 @@ book: $(READY)
 	@echo "== 1/3  Models and measurements: $(METHODS), profile $(PROFILE) (finished ones are kept)"
 	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds $(SEED)
 	@echo "== 2/3  Notebooks"
-	$(RUN) nbs/run.py --all --out _build/live/nbs -p profile $(PROFILE) -p source live -p seeds "[$(SEED)]"
+	$(RUN) nbs/run.py --all $(if $(STORED),--besides $(STORED)) --out _build/live/nbs \
+	  -p profile $(PROFILE) -p source live -p methods $(METHODS) -p seeds "[$(SEED)]"
+	$(if $(STORED),$(RUN) nbs/run.py $(STORED) --out _build/live/nbs)
 	@echo "== 3/3  Pages"
 	$(RUN) nbs/stage.py _build/live
 	$(VENV)/bin/jupyter-book build _build/live --path-output . --all
@@ -85,8 +91,16 @@ notebooks: $(READY)
 	  mv "_build/executed/$$(basename "$$notebook")" "$$notebook"; \
 	done
 
+# Goes on where it was stopped; every line can be called by itself.
+COSTLY := at awp0.01 ssl4 unlabeled
+RESULTS = $(RUN) -m flatlib.batch --profile $(PROFILE) --commit
 results: $(READY)
-	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds 0 1 2 --commit
+	$(RESULTS) --methods all --seeds 0 1 2
+	$(RESULTS) --methods at --suite scaled training_radii choices
+	$(RESULTS) --methods $(COSTLY) --suite training training_worst
+	$(RESULTS) --methods trades6 mart6 wd0.05 noise0.3 smooth0.3 autoaugment cyclic4 batch8 --suite training
+	$(RESULTS) --methods table1 batch8 adam pgd14 --suite hessian lines
+	$(RESULTS) --methods all --suite radii
 
 # PEERS=1 times other packages too; BENCH="--quick" or BENCH="--only pgd worst" passes options on.
 bench: $(READY) $(if $(PEERS),$(PEERS_READY))

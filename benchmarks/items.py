@@ -241,14 +241,12 @@ def stacked(s: Subject, size: Size) -> Item:
     states = torch.func.stack_module_state(nets)
     x, y = s.x.expand(len(nets), *s.x.shape), s.y
 
-    def gradient(f, points):
-        return torch.autograd.grad(f(points), points)[0]
-
     def one_by_one():
         frozen = [freeze(net) for net in nets]
         for _ in range(size.steps):
             for f in frozen:
-                found = gradient(lambda p: F.cross_entropy(f(p), y), s.x.clone().requires_grad_())
+                points = s.x.clone().requires_grad_()
+                (found,) = torch.autograd.grad(F.cross_entropy(f(points), y), points)
         return found
 
     def together():
@@ -257,7 +255,8 @@ def stacked(s: Subject, size: Size) -> Item:
             return sum(F.cross_entropy(part, y) for part in z)
 
         for _ in range(size.steps):
-            found = gradient(losses, x.clone().requires_grad_())
+            points = x.clone().requires_grad_()
+            (found,) = torch.autograd.grad(losses(points), points)
         return found[-1]
 
     title = f"{size.steps} gradient steps of {len(nets)} networks"

@@ -52,7 +52,8 @@ def machine(threads: int, busy: float) -> list[str]:
     allocator = ", ".join(f"{k}={os.environ.get(k, 'unset')}" for k in ALLOCATOR)
     lines = [
         f"processor: {model}, {os.cpu_count()} cores; {', '.join(features) or 'features unknown'}",
-        f"flatlib {provenance()['commit']}, {threads} threads; PyTorch {torch.__version__}, Python {platform.python_version()}, "
+        f"flatlib {provenance()['commit']}, {threads} threads; PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}, "
         f"{platform.system()}",
         f"allocator: `{allocator}`",
     ]

@@ -43,7 +43,8 @@ SIZES = {
     "default": Size(),
     "quick": Size(batch=(128, 8), repeats=(3, 3), epochs=3, zoo_repeats=1, floor_repeats=3),
     "toy": Size(
-        batch=(8, 4), repeats=(2, 1), draws=(2, 1), stacked=(2, 2), steps=3, training_steps=2, products=2,
+        batch=(8, 4), repeats=(2, 1), draws=(2, 1), stacked=(2, 2), steps=3, training_steps=2,
+        products=2,
         prepared=(1, 1), epochs=1, restarts=1, measured=16, zoo_repeats=1, floor_repeats=1,
         tiny=True,
     ),

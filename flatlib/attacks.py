@@ -5,6 +5,7 @@ An attack sees nothing else of a model: its weights, its mode and its speed are 
 
 import math
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -62,10 +63,7 @@ class PGD:
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
         """(N, C, H, W) in [0, 1] and labels (N,) -> adversarial examples (N, C, H, W)."""
-        best = None
-        for points, losses in self.starts(f, x, y, g):
-            best = (points, losses) if best is None else _better(best, (points, losses))
-        return best[0]
+        return reduce(_better, self.starts(f, x, y, g))[0]
 
     def starts(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None):
         """The kept iterates (N, C, H, W) and their losses (N,), restart by restart.
@@ -102,9 +100,8 @@ class PGD:
         return kept
 
     def breaking(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """For RErr alone, one start on the cross-entropy: the first misclassified iterate (N, C, H,
-        W), or the last one. An example that is broken takes no further part.
-        """
+        """For RErr alone, one start on the cross-entropy: the first misclassified iterate, else the
+        last, (N, C, H, W). An example that is broken takes no further part."""
         found = x + self.project(self.random(x, g), x)
         active = torch.arange(len(x), device=x.device)
         for t in range(self.steps + 1):
@@ -280,9 +277,7 @@ class AutoAttack:
             raise ValueError(f"attacks={self.attacks!r}: choose from {known}")
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W) and labels (N,) -> (N, C, H, W). Needs at least 10 classes for the targeted
-        attacks.
-        """
+        """(N, C, H, W), labels (N,) -> (N, C, H, W). Targeted attacks need 10 classes or more."""
         import sys
 
         from pyautoattack import AutoAttack as Official

@@ -123,10 +123,13 @@ def robust_errors(
     checks.examples(model, x, y)
     g = checks.generator(generator, x)
     with mode(model, training=False):
-        wrong = torch.cat([model(xb).argmax(1) != yb for xb, yb in zip(x.split(batch), y.split(batch))])
+        batches = zip(x.split(batch), y.split(batch))
+        wrong = torch.cat([model(xb).argmax(1) != yb for xb, yb in batches])
         f = freeze(model)
         for _ in range(attack.restarts):
             for todo in (~wrong).nonzero().flatten().split(batch):
+                if not len(todo):  # the only piece there is
+                    break
                 with torch.enable_grad():
                     x_adv = attack.breaking(f, x[todo], y[todo], g)
                 checks.attacked(x[todo], x_adv, attack)

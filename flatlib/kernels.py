@@ -45,8 +45,8 @@ def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32
 def fast(model: nn.Module, precision: str = "float32"):
     """f(w, x) -> logits (N, K), what ``as_function(model)`` gives, up to rounding.
 
-    Gradients reach ``w``, ``x`` and the model's other parameters: folding is differentiated too. The
-    model's mode counts when ``fast`` is called; in train mode batch norm works and counts as ever.
+    Gradients reach ``w``, ``x`` and the model's other parameters: folding is differentiated too.
+    The model's mode counts when ``fast`` is called; in train mode batch norm works as ever.
     """
     dtype, plan, f = _dtype(precision), _plan(model), _cast(model, _dtype(precision))
     if plan is None:

@@ -152,7 +152,9 @@ def test_breaking_finds_at_least_the_errors_that_the_best_iterate_has(robust, xy
         best = robust(attack(robust, *xy, seed(0))).argmax(1) != xy[1]
         points = attack.breaking(robust, *xy, seed(0))
         broken = robust(points).argmax(1) != xy[1]
-    assert ((points - xy[0]).abs() <= 0.1 + 1e-6).all() and (0 <= points).all() and (points <= 1).all()
+    assert (
+        ((points - xy[0]).abs() <= 0.1 + 1e-6).all() and (0 <= points).all() and (points <= 1).all()
+    )
     assert best.any() and not broken.all() and (broken | ~best).all()
 
 

@@ -95,6 +95,7 @@ def test_robust_errors_are_those_of_any_iterate_of_any_start(robust, digits):
     assert report.RErr - 0.02 <= wrong.float().mean() <= report.RErr + 0.1
     clean = robust_errors(robust, x, y, replace(attack, eps=0.0), seeded())
     assert torch.equal(clean, report.wrong)
+    assert robust_errors(robust, x, (robust(x).argmax(1) + 1) % 10, attack).all()
 
 
 def test_the_split_is_by_the_clean_prediction(robust, digits):

@@ -37,9 +37,7 @@ def both(robust, digits):
 
 def test_frozen_networks_agree(both):
     (model, x, _), (there, x_there, _) = both
-    torch.testing.assert_close(
-        freeze(there)(x_there).cpu(), freeze(model)(x), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(freeze(there)(x_there).cpu(), freeze(model)(x), rtol=1e-4, atol=1e-4)
 
 
 def test_attacks_agree(both):
