@@ -17,7 +17,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m flatlib.batch", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--methods", nargs="+", default=["table1"], help="names from the catalogue, table1 or all")
+    add("--methods", nargs="+", default=["table1"],
+        help="names from the catalogue, table1, all, or robustbench")  # fmt: skip
     add("--suite", nargs="+", default=["default"], choices=suites.NAMES, metavar="SUITE",
         help=f"what is measured: {', '.join(suites.NAMES)}")  # fmt: skip
     add("--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}")
@@ -45,7 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     except RuntimeError as error:
         failed = f"{error}\n"
     if given.commit or given.commit_only:
-        print(results.commit(chosen, given.suite).describe())
+        try:
+            print(results.commit(chosen, given.suite).describe())
+        except OSError as error:
+            parser.exit(1, f"writing the committed results failed: {error}\n")
     if failed:
         parser.exit(1, failed)
     if not given.commit_only:

@@ -4,11 +4,14 @@ It goes on where it was stopped; one failed run never stops the others.
 """
 
 import logging
+import tempfile
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from . import costs, progress
+from . import costs, paths, progress
 from .run import Run
 
 
@@ -23,6 +26,7 @@ def carry_out(
     todo = [run for run in chosen if not run.done or run.missing(suite)]
     if not todo:
         return
+    _writable(paths.RUNS)
     progress.say(costs.estimate(todo, suite, workers).describe())
     failed = {}
     with progress.bar(total=len(todo), unit="run") as bar:
@@ -38,6 +42,20 @@ def carry_out(
         raise RuntimeError(
             "\n".join([f"{len(failed)} of {len(todo)} runs failed, the others are kept:", *lines])
         )
+
+
+def _writable(folder: Path) -> None:
+    """Refuse a folder that no run can be kept in, before any work begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"room")
+            file.flush()
+    except OSError as error:
+        raise ValueError(
+            f"runs cannot be kept in {folder} ({error}); the environment variable FLATLIB_RUNS "
+            "names another folder"
+        ) from error
 
 
 def _results(todo: list[Run], suite, workers: int, scheduler: str | None):
@@ -59,7 +77,15 @@ def _results(todo: list[Run], suite, workers: int, scheduler: str | None):
             for place, run in enumerate(todo)
         }
         for future in as_completed(futures):
-            yield futures[future], future.exception() or future.result()
+            yield futures[future], _outcome(future)
+
+
+def _outcome(future) -> BaseException | None:
+    """What went wrong, if anything did: in the run, with its worker, or with the whole cluster."""
+    try:
+        return future.exception() or future.result()
+    except CancelledError as error:
+        return error
 
 
 def _attempt(run: Run, suite) -> Exception | None:

@@ -79,6 +79,8 @@ def measuring(profile: Profile, name: str) -> float:
         "radii": (p.restarts + averages) * pgd * n + worsts * joint,
         "hessian": LANCZOS * HESSIAN_STEP * min(p.hessian_images, n),
         "lines": line * min(p.line_images, n),
+        "choices": ((4 * p.draws + 2 * p.restarts) * pgd
+                    + 5 * p.worst_restarts * TRAIN_STEP * p.steps) * n,
     }  # fmt: skip
     return counts[name]
 

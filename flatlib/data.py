@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import augment
+from . import augment, pickled
 from .losses import ROTATIONS
 from .paths import DATASETS
+
+CIFAR10_TRAIN = 50_000  # images of CIFAR-10's training part
+# Carmon et al.'s 500 000 pseudo-labelled images, under their own name and the released code's.
+PSEUDO_LABELLED = ("ti_500K_pseudo_labeled.pickle", "500k_pseudolabeled.pickle")
 
 
 class Split(NamedTuple):
     """Images and their labels."""
 
-    x: Tensor  # (N, C, H, W) float32 in [0, 1]
+    x: Tensor  # (N, C, H, W) float32 in [0, 1]; a large pool's as uint8
     y: Tensor  # (N,) int64 classes
 
     def __len__(self) -> int:
@@ -157,6 +161,35 @@ def _split(pixels: np.ndarray, labels) -> Split:
     return Split(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255, torch.tensor(labels))
 
 
+def pool_file(dataset: str, train: int) -> Path | None:
+    """The file of pseudo-labelled images that is the pool: for CIFAR-10 where no training images
+    are left over, if the file is among the data sets.
+    """
+    if dataset != "cifar10" or train < CIFAR10_TRAIN:
+        return None
+    files = (DATASETS / name for name in PSEUDO_LABELLED)
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def labelled_pool(file: Path) -> Split:
+    """Images (N, C, H, W) as uint8, to be small, and the labels that come with them (N,).
+
+    ``file`` is a pickle of a dict with "data" (N, H, W, C) uint8 and "extrapolated_targets" (N,).
+    """
+    found = pickled.read(file)
+    names = ("data", "extrapolated_targets")
+    if not isinstance(found, dict) or not all(name in found for name in names):
+        raise ValueError(f"{file}: a dict with 'data' and 'extrapolated_targets' wanted")
+    x, y = (np.asarray(found[name]) for name in names)
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (32, 32, 3) or not len(x):
+        raise ValueError(f"{file}: 'data' must be (N, 32, 32, 3) uint8, not {x.shape} {x.dtype}")
+    if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 9:
+        raise ValueError(f"{file}: 'extrapolated_targets' must be {len(x)} classes 0 to 9")
+    pixels = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    return Split(pixels, torch.from_numpy(y.astype(np.int64)))
+
+
 LOADERS = {"digits": _digits, "cifar10": _cifar10}
 
 
@@ -215,7 +248,8 @@ def rotations(x: Tensor, classes: int, g: torch.Generator) -> tuple[Tensor, Tens
 
 def _drawn(split: Split, n: int, g: torch.Generator) -> Split:
     chosen = torch.randint(len(split), (n,), generator=g, device=split.x.device)
-    return Split(split.x[chosen], split.y[chosen])
+    x = split.x[chosen]
+    return Split(x.float() / 255 if x.dtype == torch.uint8 else x, split.y[chosen])
 
 
 def _joined(a, b) -> tuple[Tensor, Tensor]:

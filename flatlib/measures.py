@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .attacks import PGD
+from .choices import choices
 from .data import Dataset, Split
 from .evaluate import Report, evaluate
 from .flatness import average_flatness, worst_flatness
@@ -181,4 +182,6 @@ MEASURES = {
                              "worst_radii", "radii_draws", "radii_restarts")),
     "hessian": Measure(hessian, ("hessian_images", "hessian_k")),
     "lines": Measure(lines, ("line_points", "line_draws", "line_images", "line_steps")),
+    "choices": Measure(choices, ("steps", "restarts", "xi", "draws", "worst_xi", "worst_restarts",
+                                 "worst_lr")),
 }  # fmt: skip

@@ -32,12 +32,10 @@ FAMILIES = {  # colour and marker; hues of Okabe & Ito and of Tol, told apart by
     "activation": ("#999933", "h"), "RobustBench": ("#777777", ">"), "yours": ("#E8000B", "*"),
 }  # fmt: skip
 OTHER = ("#555555", "o")  # a family that is not listed
-SPLITS = {  # colour and line of a training curve
-    "train": ("#56B4E9", ":"), "test": ("#0072B2", "-"),
-    "test_correct": ("#D55E00", "-"), "test_incorrect": ("#009E73", "-"),
-}  # fmt: skip
 NAMES = {"err": "Err", "rerr": "RErr", "loss": "Loss", "rloss": "RLoss"}
 ATTACKS = {"pgd": "PGD", "aa": "AutoAttack"}
+FLATNESS_OF = {"_train": " (train)", "_early_stop": " (early stopping)",
+               "_over_draws": ", std over draws"}  # fmt: skip
 
 CAPTIONS = {  # parts of a caption by measure, filled in from a row of a tidy table
     "rloss": "RLoss by {attack}",
@@ -48,10 +46,10 @@ CAPTIONS = {  # parts of a caption by measure, filled in from a row of a tidy ta
 
 def axis_label(column):
     """A wide column's name in the field's words: "RLoss (test, PGD)"; steps belong in a caption."""
-    flat = re.fullmatch(r"(avg|worst)_flatness_(r?loss)", column)
-    if flat:
+    flat = re.fullmatch(r"(avg|worst)_flatness_(r?loss)(_\w+)?", column)
+    if flat and flat[3] in (None, *FLATNESS_OF):
         case, xi = ("average", 0.5) if flat[1] == "avg" else ("worst", 0.003)
-        return f"{case}-case flatness in {NAMES[flat[2]]}, ξ = {xi}"
+        return f"{case}-case flatness in {NAMES[flat[2]]}{FLATNESS_OF.get(flat[3], '')}, ξ = {xi}"
     plain = re.fullmatch(r"(r?err|r?loss)_(test|train|early_stop)(?:_(pgd|aa))?", column)
     if not plain:
         return column
@@ -64,22 +62,57 @@ def style():
     return mpl.rc_context(STYLE)
 
 
-def panels(rows=1, columns=1, width=6.0, height=4.4, legend=0.0):
+def panels(rows=1, columns=1, width=6.0, height=4.4, legend=0.0, gap=0.62):
     """Figure and (rows, columns) array of axes; sizes in inches, height per row.
 
     The margins are fixed in inches, so that labels keep their places whatever is drawn later;
-    `legend` inches are left free below.
+    `legend` inches are left free below, `gap` between rows (0.85 if each has a label and a title).
+    Three rows or more are shown a little coarser, so that a notebook of several stays small.
     """
     with style():
         total = rows * height + legend
-        fig, axes = plt.subplots(rows, columns, figsize=(width, total), squeeze=False)
+        fig, axes = plt.subplots(rows, columns, figsize=(width, total), squeeze=False,
+                                 dpi=STYLE["figure.dpi"] if rows < 3 else 120)  # fmt: skip
         edges = {"left": 0.72 / width, "right": 1 - 0.12 / width, "top": 1 - 0.32 / total}
-        fig.subplots_adjust(bottom=(0.55 + legend) / total, hspace=0.62 / (height - 0.6),
+        fig.subplots_adjust(bottom=(0.55 + legend) / total, hspace=gap / (height - gap),
                             wspace=0.75 / (width / columns - 0.7), **edges)  # fmt: skip
     return fig, axes
 
 
-def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=True):
+def limits(values, reach=3.0):
+    """(low, high) of an axis for a column of numbers; what lies far off is left outside.
+
+    Far off: more than `reach` interquartile ranges beyond the middle half, of 10 values or more.
+    """
+    values = values.dropna()
+    first, third = values.quantile(0.25), values.quantile(0.75)
+    room = reach * (third - first) if len(values) >= 10 and third > first else math.inf
+    values = values[values.between(first - room, third + room)]
+    margin = 0.06 * (values.max() - values.min()) or 0.5
+    return (values.min() - margin, values.max() + margin) if len(values) else (0, 1)
+
+
+def outside(views):
+    """What `scatter(..., crop=True)` leaves outside its panels, as a sentence; "" if nothing.
+
+    views: heading of a panel -> (df, x, y).
+    """
+    parts = []
+    for heading, (df, x, y) in views.items():
+        far = df[df[[x, y]].notna().all(axis=1) & ~_inside(df, x, y)]
+        names = far["label"].where(far["label"] != "", far.index) if "label" in far else far.index
+        found = [f"{name} ({row[x]:.2f}, {row[y]:.2f})"
+                 for name, (_, row) in zip(names, far.iterrows(), strict=True)]  # fmt: skip
+        parts += [f"*{heading}*: {', '.join(found)}"] if found else []
+    words = "Open circles on a frame stand for methods outside it (x, y): "
+    return words + "; ".join(parts) + "." if parts else ""
+
+
+def _inside(df, x, y):
+    return df[x].between(*limits(df[x])) & df[y].between(*limits(df[y]))
+
+
+def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=True, crop=False):
     """Models as points; returns the axes.
 
     df: a row per method, columns x and y (rows with NaN are left out), "family" for colour and
@@ -89,6 +122,7 @@ def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=Tru
     labels: write names beside the coloured points; None: if there are at most 20 and the axes are
     4 inches wide. They find room around these points, so set limits before and draw nothing later.
     legend: families below the figure, one legend for all its panels.
+    crop: leave far-off points out, see `limits`; an open marker on the frame stands for each.
     """
     _known("fit", fit, (None, "line", "split"))
     absent = [column for column in (x, y) if column not in df]
@@ -99,18 +133,20 @@ def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=Tru
         ax = panels(legend=0.6)[1][0, 0] if ax is None else ax
         lit = df if highlight is None else df[df.index.isin(list(highlight))]
         rest = df.drop(lit.index)
+        if crop:
+            _crop(ax, df, x, y)
         ax.scatter(rest[x], rest[y], s=16, color="#bdbdbd", linewidths=0, zorder=1)
         families = lit["family"] if "family" in lit else pd.Series("", index=lit.index)
         for family, part in lit.groupby(families, sort=False):
             _points(ax, part, x, y, family)
-        _axes(ax, x, y)
+        name_axes(ax, x, y)
         for part in _parts(df, x, fit):
             _line(ax, part[x], part[y])
         if legend and "family" in lit:
-            _legend(ax.figure, families)
+            family_legend(ax.figure, families)
         roomy = ax.get_window_extent().width / ax.figure.dpi > 4
         lit = lit.assign(label=lit["label"] if "label" in lit else lit.index.astype(str))
-        lit = lit[lit["label"] != ""]
+        lit = lit[(lit["label"] != "") & (_inside(df, x, y)[lit.index] if crop else True)]
         if labels or (labels is None and roomy and len(lit) <= LABELS_AT_MOST):
             points, marks = (part[[x, y]].to_numpy(float) for part in (lit, df))
             write_labels(ax, points, list(lit["label"]), marks)
@@ -136,7 +172,16 @@ def _points(ax, df, x, y, family):
                edgecolors="white", linewidths=0.6)  # fmt: skip
 
 
-def _axes(ax, x, y):
+def _crop(ax, df, x, y):
+    """Set the limits, and mark on the frame where points lie outside."""
+    ax.set(xlim=limits(df[x]), ylim=limits(df[y]))
+    far = df[~_inside(df, x, y)]
+    ax.scatter(far[x].clip(*ax.get_xlim()), far[y].clip(*ax.get_ylim()), s=22, facecolors="white",
+               edgecolors="#777777", linewidths=0.9, clip_on=False, zorder=4)  # fmt: skip
+
+
+def name_axes(ax, x, y):
+    """Label both axes by the columns they show; errors in percent."""
     ax.set(xlabel=axis_label(x), ylabel=axis_label(y))
     for axis, column in ((ax.xaxis, x), (ax.yaxis, y)):
         if column.startswith(("err_", "rerr_")):
@@ -144,9 +189,9 @@ def _axes(ax, x, y):
 
 
 def _parts(df, x, fit):
-    """The point sets that get a line each: none, all, or both sides of the kink."""
+    """The point sets that get a line each: none, all, or both sides of the kink; of 3 or more."""
     parts = {None: [], "line": [df], "split": [df[df[x] < KINK], df[df[x] >= KINK]]}[fit]
-    return [part for part in parts if part[x].nunique() > 1]
+    return [part for part in parts if part[x].nunique() > 2]
 
 
 def _line(ax, x, y):
@@ -155,7 +200,7 @@ def _line(ax, x, y):
     ax.plot(ends, slope * ends + offset, color="#444444", linestyle=(0, (1, 1.6)), zorder=1.5)
 
 
-def _legend(fig, families):
+def family_legend(fig, families):
     """One legend of the families below all panels; a later call replaces an earlier one."""
     for old in fig.legends[:]:
         families = pd.concat([pd.Series([text.get_text() for text in old.get_texts()]), families])
@@ -196,52 +241,6 @@ def side_by_side(frames, draw=scatter, share=False, stacked=True, width=None, he
     return fig, axes
 
 
-def curves(history, what="rloss", ax=None, splits=("train", "test"), label="", color=None):
-    """Training curves of one method over `progress`: test solid, train dotted; returns the axes.
-
-    history: columns progress and <split>_<what> ("test_correct": test_<what>_correct), and "seed"
-    where it holds several runs: then their mean is drawn, in a band from least to largest.
-    color: one colour for all splits (to compare methods, `label` names them); None: one per split.
-    """
-    _known("what", what, ("rloss", "rerr", "loss"))
-    with style():
-        ax = panels(height=3.4)[1][0, 0] if ax is None else ax
-        for split in splits:
-            _known("splits", split, SPLITS)
-            own, line = SPLITS[split]
-            first, _, rest = split.partition("_")
-            values = history.groupby("progress")["_".join(filter(None, (first, what, rest)))]
-            mean = values.mean().dropna()  # test curves are not taken at every epoch
-            name = ", ".join(filter(None, (label, split.replace("_", ", "))))
-            ax.plot(mean.index, mean, color=color or own, linestyle=line, label=name)
-            if "seed" in history and history["seed"].nunique() > 1:
-                low, high = (side[mean.index] for side in (values.min(), values.max()))
-                ax.fill_between(mean.index, low, high, color=color or own, alpha=0.18, linewidth=0)
-        ax.set(xlabel="epoch / epochs", ylabel=NAMES[what], xlim=(0, 1))
-        if what == "rerr":
-            ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-        ax.legend(loc="best")
-    return ax
-
-
-def slices(df, y="rloss", x="s", direction="direction", ax=None, label="", color="#0072B2"):
-    """Loss along lines in weight space, a line per direction and their mean; returns the axes.
-
-    df: columns s (step along the normalised direction, 0 at the model), loss, direction's number.
-    """
-    with style():
-        ax = panels(height=3.4)[1][0, 0] if ax is None else ax
-        for _, line in df.groupby(direction):
-            line = line.sort_values(x)
-            ax.plot(line[x], line[y], color=color, linewidth=0.7, alpha=0.45)
-        mean = df.groupby(x)[y].mean()
-        ax.plot(mean.index, mean, color=color, label=label or None)
-        ax.set(xlabel="step s along the direction", ylabel=NAMES.get(y, y))
-        if label:
-            ax.legend(loc="best")
-    return ax
-
-
 def caption(tidy):
     """How the measures of a tidy table were taken, in one sentence for the text under a figure."""
     row = tidy.iloc[0]
@@ -256,6 +255,7 @@ def caption(tidy):
             row = rows.iloc[0].copy()
             row["attack"] = re.sub(r"pgd(\d+)x(\d+)", r"PGD-\1 × \2", row["attack"])
             parts.append(words.format_map(row))
+    parts += [tidy.attrs["lacking"]] if "lacking" in tidy.attrs else []
     return "; ".join(parts) + "."
 
 

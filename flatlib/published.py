@@ -18,6 +18,11 @@ from flatlib.paths import PUBLISHED
 
 MISPRINT = ("clip0.025", "avg_flatness_rloss")  # Table 5 prints 0 there
 SLIPS = {"Cyclic": "Cyclic x2", "Larger epsilon=8/255": "Larger epsilon=9/255"}  # in Table 1
+TABLE2 = {"AT (baseline)": "at", "Scaled x0.5": "at, scaled-0.5", "Scaled x2": "at, scaled-2",
+          "Batch size 8": "batch8", "Adam": "adam", "Label smoothing": "smooth0.3",
+          "Self-supervision": "ssl4", "Entropy-SGD": "entropy1", "TRADES": "trades6",
+          "MART": "mart6", "AT-AWP": "awp0.01"}  # fmt: skip
+SUMMED = 4  # Table 2 and Fig. 6: gradients summed over four batches, so four times the mean's
 SYMBOLS = {"xi=": "ξ = ", "tau=": "τ = ", "lambda=": "λ = ", "epsilon=": "ε = ", "w_max=": "",
            "(L=": "(L = ", " x": " ×", '"Late"': "“Late”"}  # fmt: skip
 
@@ -106,6 +111,29 @@ def stutz2021(misprint="missing"):
 def table1():
     """Table 1 of Stutz et al.: 19 rows, index "method", fractions, with label and family."""
     return _named(load("stutz2021_table1"), names(), "table1")
+
+
+def table2():
+    """Table 2 of Stutz et al.: 11 rows, index "method", eigenvalues as printed (see `SUMMED`).
+
+    Scaled models are "at, scaled-0.5" and "at, scaled-2", as versions of AT.
+    """
+    df = load("stutz2021_table2")
+    methods = [TABLE2[name] for name in df.index]
+    df.insert(0, "label", [_label(name) for name in df.index])
+    return df.set_axis(pd.Index(methods, name="method"))
+
+
+def robustbench():
+    """Tables 3 and 4 of Stutz et al. joined: 8 models of RobustBench, index "model", fractions."""
+    err, loss = load("stutz2021_table3"), load("stutz2021_table4")
+    return err.join(loss[[column for column in loss if column not in err]])
+
+
+def groups(rerr, edges=(0.57, 0.60)):
+    """"good", "average", "poor" (and "worse") robust error: below each edge, and above the last."""
+    names = ("good", "average", "poor", "worse")[: len(edges) + 1]
+    return pd.cut(rerr, [0, *edges, 1], right=False, labels=names).rename("group")
 
 
 def compare(measured, columns, published=None):

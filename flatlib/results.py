@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from . import checkpoints, measures, paths, profiles, suites
+from . import checkpoints, measures, paths, profiles, robustbench, suites
 from .methods import CATALOGUE
 from .run import Run
 
@@ -109,6 +109,8 @@ def _current(table: pd.DataFrame, profile: profiles.Profile) -> pd.DataFrame:
     for name, seed in set(zip(table.method, table.seed)):
         if name in CATALOGUE:
             known[name, seed] = Run(name, CATALOGUE[name], profile, int(seed))
+        elif name in robustbench.NAMES:
+            known[name, seed] = robustbench.run(name, profile)
     now = {who: run.key for who, run in known.items()}
     kept = [
         now.get((name, seed)) == key for name, seed, key in zip(table.method, table.seed, table.key)

@@ -17,7 +17,7 @@ from torch import nn
 from . import checkpoints, checks, measures, models, paths, profiles, suites
 from .attacks import PGD
 from .checkpoints import Damaged, read_table
-from .data import Dataset
+from .data import Dataset, pool_file
 from .evaluate import robust_errors
 from .methods import Method, differences
 from .profiles import Profile
@@ -44,18 +44,21 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Ten hex digits of what decides the training: differences from AT, profile, seed."""
-        return _digest(json.dumps(self.identity, sort_keys=True), 10)
+        return digest(json.dumps(self.identity, sort_keys=True), 10)
 
     @property
     def identity(self) -> dict:
         what = {"method": differences(self.method), "profile": self.profile.training()}
+        file = pool_file(self.profile.dataset, self.profile.train)
+        if file is not None and self.method.data.unlabelled:
+            what["pool"] = f"{file.name}, {file.stat().st_size} bytes"
         return what | {"seed": self.seed, "training": TRAINING}
 
     def protocol(self, measure: str) -> str:
         """Six hex digits of how the profile takes this measure: part of every row."""
         p = self.profile.protocol
         uses = ("early_restarts", *measures.MEASURES[measure].uses)
-        return _digest(repr([self.profile.test, *((name, getattr(p, name)) for name in uses)]), 6)
+        return digest(repr([self.profile.test, *((name, getattr(p, name)) for name in uses)]), 6)
 
     @property
     def folder(self) -> Path:
@@ -120,8 +123,8 @@ class Run:
             raise Damaged(
                 f"{kept[epoch]} does not fit the network of {self.name}: {error}"
             ) from error
-        factor = _factor(which)
-        return (models.scaled(model, factor) if factor else model).eval()
+        s = factor(which)
+        return (models.scaled(model, s) if s else model).eval()
 
     @property
     def data(self) -> Dataset:
@@ -202,13 +205,14 @@ class Run:
         checkpoints.write(path, table.to_csv(index=False))
 
 
-def _factor(which: str | int) -> float | None:
+def factor(which: str | int) -> float | None:
     """S of "scaled-S"."""
     scaled = isinstance(which, str) and which.startswith("scaled-")
     return float(which.removeprefix("scaled-")) if scaled else None
 
 
-def _digest(text: str, digits: int) -> str:
+def digest(text: str, digits: int) -> str:
+    """The first hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 

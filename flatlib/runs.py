@@ -4,7 +4,7 @@ measurements. Nothing is computed twice, a killed run goes on where it was."""
 import pandas as pd
 import torch
 
-from . import campaign, checks, paths, profiles, results, suites
+from . import campaign, checks, paths, profiles, results, robustbench, suites
 from .methods import CATALOGUE, TABLE1, Method, differences
 from .profiles import Profile
 from .run import Run
@@ -30,13 +30,28 @@ def named(methods) -> dict[str, Method]:
 def select(
     methods, profile: str | Profile = "digits", seeds=(0,), device: str | None = None
 ) -> list[Run]:
-    """The runs of some methods and seeds, trained or not: nothing is computed."""
+    """The runs of some methods and seeds, trained or not: nothing is computed.
+
+    ``methods`` as for ``named``, and "robustbench" or names of its networks, at profiles of
+    CIFAR-10: they have one run, whatever the seeds.
+    """
     chosen, device = profiles.get(profile), device or default_device()
     if not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds={list(seeds)!r}: whole numbers, at least 0")
-    return [
-        Run(name, m, chosen, seed, device) for name, m in named(methods).items() for seed in seeds
-    ]
+    external, own = _external(methods)
+    others = [robustbench.run(name, chosen, device) for name in external]
+    mine = [Run(name, m, chosen, seed, device) for name, m in named(own).items() for seed in seeds]
+    return mine + others
+
+
+def _external(methods) -> tuple[list[str], object]:
+    """The networks of RobustBench among ``methods`` ("robustbench": all), and the rest."""
+    if isinstance(methods, Method):
+        return [], methods
+    asked = [methods] if isinstance(methods, str) else list(methods)
+    names = {"robustbench": list(robustbench.NAMES)} | {n: [n] for n in robustbench.NAMES}
+    external = dict.fromkeys(n for part in asked for n in names.get(part, ()))
+    return list(external), [part for part in asked if part not in names]
 
 
 def get(
@@ -73,7 +88,8 @@ def collect(
 
     From the committed tables, or live: what is missing is trained and measured first, after saying
     what it costs. Committed rows count only if they are of the methods, the profile and the
-    protocol as they are now.
+    protocol as they are now; what they lack is named in ``attrs["lacking"]`` of the measures, which
+    captions show.
     """
     chosen = select(methods, profile, seeds)
     if source_of(profile, source) == "live":
@@ -81,14 +97,29 @@ def collect(
         return gathered(chosen, suite)
     table, history = results.read(paths.RESULTS / profiles.get(profile).name)
     parts = {run: _committed(run, table, suite) for run in chosen}
-    lacking = [f"{r.name} (seed {r.seed})" for r, part in parts.items() if part is None]
-    if lacking:
+    lacking = [run for run, part in parts.items() if part is None]
+    there = [part for part in parts.values() if part is not None]
+    where = f"among the committed results of {profile!r} (suite {suite!r})"
+    if not there:
         raise ValueError(
-            f"not among the committed results of {profile!r} (suite {suite!r}) as they are defined "
-            f"now: {', '.join(lacking)}; use source='live'"
+            f"methods={methods!r}, seeds={list(seeds)}: none is {where} as they are defined now; "
+            "use source='live'"
         )
-    history = history[history.key.isin({run.key for run in chosen})]
-    return pd.concat(parts.values(), ignore_index=True), history.reset_index(drop=True)
+    table = pd.concat(there, ignore_index=True)
+    if lacking:
+        table.attrs["lacking"] = f"not measured yet: {_described(lacking, chosen)}"
+    history = history[history.key.isin({run.key for run in chosen if run not in lacking})]
+    return table, history.reset_index(drop=True)
+
+
+def _described(lacking: list[Run], chosen: list[Run]) -> str:
+    """Runs by seed: all of them, or their names."""
+    parts = []
+    for seed in sorted({run.seed for run in lacking}):
+        names = [run.name for run in lacking if run.seed == seed]
+        whole = len(names) == sum(run.seed == seed for run in chosen)
+        parts.append(f"seed {seed} of {'all methods' if whole else ', '.join(names)}")
+    return "; ".join(parts)
 
 
 def _committed(run: Run, table: pd.DataFrame, suite) -> pd.DataFrame | None:

@@ -35,6 +35,7 @@ FIXED = {
     "hessian": (("hessian", "last", "test"),),  # Tab. 2
     "lines": (("lines", "last", "test"),),  # Fig. 4, 10, 11
     "scaled": _SCALED,  # Fig. 15, Tab. 2
+    "choices": (("choices", "last", "test"),),  # where paper and released code disagree
 }
 # Taken of snapshots through training and of the last model: (measure, which images).
 THROUGH = {

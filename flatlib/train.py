@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from . import checkpoints, profiles
 from .attacks import PGD
-from .data import Dataset, Split
+from .data import PSEUDO_LABELLED, Dataset, Split, labelled_pool, pool_file
 from .evaluate import evaluate
 from .kernels import fast, freeze
 from .losses import cross_entropy
 from .methods import AT, Batch, Method
+from .paths import DATASETS
 from .profiles import Profile
 from .progress import bar
 from .steps import SWA
@@ -247,12 +248,16 @@ def _estimate_statistics(net: nn.Module, x: Tensor, size: int) -> None:
 @torch.no_grad()
 def pseudo_labelled(data: Dataset, profile: Profile, seed: int, device="cpu") -> Split:
     """The pool with the labels a cleanly trained model of the same seed gives it; true labels are
-    not looked at.
+    not looked at. The file of pseudo-labelled images brings its own labels (``data.pool_file``).
     """
+    file = pool_file(profile.dataset, profile.train)
+    if file is not None:
+        return labelled_pool(file).to(device)
     if not len(data.pool):
         raise ValueError(
-            f"profile={profile.name!r} trains on all images: "
-            "no unlabelled ones are left for the pool"
+            f"profile={profile.name!r} trains on all images: no unlabelled ones are left for the "
+            f"pool. Put the pseudo-labelled images of Carmon et al. into {DATASETS}, as "
+            f"{PSEUDO_LABELLED[0]}"
         )
     with torch.enable_grad():
         teacher, _ = fit(replace(AT, attack=None), profile, seed, device=device)

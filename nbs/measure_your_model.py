@@ -49,6 +49,7 @@ from torch import nn
 from flatlib import (
     PGD,
     average_flatness,
+    curves,
     evaluate,
     layers,
     paths,
@@ -174,7 +175,7 @@ for name, weight in layers(model).items():
 
 # %% mystnb={"figure": {"caption": "RLoss of your model along five random directions, scaled to half the length of each layer at both ends, and their mean (thick); at most 128 test images.", "name": "yours-walk"}} tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
-plots.slices(walk, ax=axes[0, 0])
+curves.slices(walk, ax=axes[0, 0])
 plots.save(fig, walk, "yours_walk", folder)
 plt.show()
 

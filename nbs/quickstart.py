@@ -48,6 +48,7 @@ from IPython.display import Markdown
 from flatlib import (
     PGD,
     average_flatness,
+    curves,
     evaluate,
     paths,
     plots,
@@ -83,8 +84,8 @@ Markdown(f"Trained: {names[baseline]} and {names[better]}, seed {seed}.")
 # %% mystnb={"figure": {"caption": "RLoss under PGD-7 during training, on test (solid) and training images (dotted), one seed.", "name": "quickstart-curves"}} tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
 for name, run in trained.items():
-    plots.curves(run.history(), "rloss", axes[0, 0], label=names[name],
-                 color=COLORS[name])
+    curves.training(run.history(), "rloss", axes[0, 0], label=names[name],
+                    color=COLORS[name])
 axes[0, 0].set_ylim(0, 3)
 plt.show()
 
@@ -190,7 +191,7 @@ walks = {
 # %% mystnb={"figure": {"caption": "RLoss along three random directions, scaled to half the length of each layer at both ends, and the mean of the three (thick).", "name": "quickstart-walk"}} tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
 for name, walk in walks.items():
-    plots.slices(walk, ax=axes[0, 0], label=names[name], color=COLORS[name])
+    curves.slices(walk, ax=axes[0, 0], label=names[name], color=COLORS[name])
 numbers = pd.concat(walks, names=["method", "row"])
 plots.save(fig, numbers, "quickstart_walk", folder)
 plt.show()

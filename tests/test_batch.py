@@ -7,7 +7,18 @@ import sys
 import pandas as pd
 import pytest
 
-from flatlib import batch, campaign, costs, measures, paths, profiles, runs
+from flatlib import (
+    CATALOGUE,
+    batch,
+    campaign,
+    costs,
+    measures,
+    paths,
+    profiles,
+    results,
+    runs,
+    suites,
+)
 from flatlib.run import Run
 
 FAST = (("robustness", "last", "test"),)
@@ -32,7 +43,7 @@ def test_the_command_trains_measures_resumes_and_reports(tmp_path, fresh_runs, m
     for folder in folders:
         assert (folder / "done").exists() and not (folder / "state.safetensors").exists()
         table = pd.read_csv(folder / "measures.csv")
-        assert set(zip(table.asked, table.which, table.split)) == set(measures.DEFAULT)
+        assert set(zip(table.asked, table.which, table.split)) == set(suites.DEFAULT)
     before = {f: f.stat().st_mtime_ns for d in folders for f in d.glob("*[a-z]")}
     again = command(*chosen, folder=tmp_path)
     assert again.returncode == 0 and "to train and measure" not in again.stderr
@@ -95,15 +106,109 @@ def test_the_command_ends_with_the_summary(fresh_runs, monkeypatch, capsys):
     assert end.value.code == 1 and "at, seed 0: OSError" in capsys.readouterr().err
 
 
-def test_results_are_committed_where_the_book_reads_them(fresh_runs, tmp_path, monkeypatch):
+@pytest.fixture
+def stored(fresh_runs, tmp_path, monkeypatch):
+    """The folder of the committed results of "smoke", empty."""
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    return tmp_path / "results" / "smoke"
+
+
+def committed(methods, suite=FAST):
+    chosen = runs.select(methods, "smoke")
+    campaign.carry_out(chosen, suite)
+    return results.commit(chosen, suite)
+
+
+def test_results_are_committed_where_the_book_reads_them(stored, tmp_path, monkeypatch):
     chosen = runs.select("at", "smoke")
     campaign.carry_out(chosen)
-    batch.commit_results(chosen)
+    results.commit(chosen)
+    live = runs.wide(runs.measure(chosen))
     monkeypatch.setattr(paths, "RUNS", tmp_path / "nothing")
     table, history = runs.collect("at", "smoke", source="committed")
     assert "seconds" not in history and len(history) == 5
-    assert runs.wide(table).shape[0] == 1
+    assert list(pd.read_csv(stored / "measures.csv")) == list(results.COLUMNS)
+    pd.testing.assert_frame_equal(runs.wide(table), live, rtol=1e-5)
+
+
+def test_committing_merges(stored):
+    first = committed(["mish", "at"])
+    assert (first.runs, first.measurements, first.untrained, first.unmeasured) == (2, 2, 0, 0)
+    before = (stored / "measures.csv").read_text()
+    committed(["at"]), committed(["at", "mish"])
+    assert (stored / "measures.csv").read_text() == before  # nothing new, nothing moved
+    committed("at", (("average", "last", "test"),))
+    table = pd.read_csv(stored / "measures.csv")
+    rows = set(zip(table.method, table.asked))
+    assert rows == {("at", "robustness"), ("mish", "robustness"), ("at", "average")}
+    assert table.method.is_monotonic_increasing
+    history = pd.read_csv(stored / "history.csv")
+    assert history.groupby("method").size().to_dict() == {"at": 5, "mish": 5}
+    assert max(len(str(v)) for v in history.train_rloss) <= 6
+
+
+def test_rows_that_are_measured_again_replace_the_old_ones(stored, monkeypatch):
+    committed(["at", "mish"])
+    table = pd.read_csv(stored / "measures.csv", dtype={"protocol": str})
+    table.assign(value=-1.0).to_csv(stored / "measures.csv", index=False)
+    committed("at")
+    value = pd.read_csv(stored / "measures.csv").set_index("method").value
+    assert (value["mish"] == -1).all() and (value["at"].dropna() >= 0).all()
+    assert len(value) == 12
+
+
+def test_rows_of_other_definitions_are_dropped(stored):
+    committed(["at", "mish", "silu"])
+    table = pd.read_csv(stored / "measures.csv", dtype={"protocol": str, "key": str})
+    table.loc[table.method == "silu", "key"] = "0123456789"
+    table.loc[table.measure == "loss", "protocol"] = "012345"
+    extra = table[table.method == "at"].assign(method="forgotten")
+    pd.concat([table, extra]).to_csv(stored / "measures.csv", index=False)
+    committed("at")
+    left = pd.read_csv(stored / "measures.csv").groupby("method").size().to_dict()
+    assert left == {"at": 6, "mish": 5}
+
+
+def test_what_is_finished_is_committed_and_what_lacks_is_counted(stored, capsys):
+    arguments = ["--profile", "smoke", "--methods", "at", "mish", "pgd14", "--seeds", "0", "1"]
+    only = [*arguments, "--commit-only", "--suite", "radii", "hessian"]
+    batch.main(only)
+    said = capsys.readouterr()
+    assert "missing: 6 runs not trained" in said.out and not stored.exists()
+    for run in runs.select(["at", "mish"], "smoke"):
+        run.train()
+        run.measure("hessian")
+    batch.main(only)
+    said = capsys.readouterr().out
+    assert "2 measurements of 2 runs" in said
+    assert "4 runs not trained, 2 measurements of trained ones" in said
+    assert "trained and measured" not in said  # it claims no work that it did not do
+    table, _ = runs.collect(["at", "mish"], "smoke", source="committed", suite="hessian")
+    assert len(table) == 6
+
+
+def test_a_failed_run_does_not_keep_the_others_from_being_committed(stored, monkeypatch, capsys):
+    break_one(monkeypatch, "at")
+    arguments = ["--methods", "at", "mish", "--profile", "smoke", "--workers", "1", "--commit"]
+    with pytest.raises(SystemExit) as end:
+        batch.main([*arguments, "--suite", "hessian"])
+    said = capsys.readouterr()
+    assert end.value.code == 1 and "1 measurements of 1 runs" in said.out and "at, seed" in said.err
+    assert set(pd.read_csv(stored / "measures.csv").method) == {"mish"}
+
+
+def test_a_stopped_campaign_leaves_whole_seeds(fresh_runs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(campaign, "carry_out", lambda chosen, *a: seen.extend(chosen))
+    batch.main(["--methods", "mish", "table1", "--seeds", "1", "0", "--profile", "smoke"])
+    names = ["mish", *(m for m in runs.named("table1") if m != "mish")]
+    assert [(r.seed, r.name) for r in seen] == [(s, name) for s in (1, 0) for name in names]
+
+
+def test_all_means_the_whole_catalogue():
+    assert list(runs.named("all")) == list(runs.named(["at", "all"])) == list(CATALOGUE)
+    with pytest.raises(KeyError, match="no method 'table2'"):
+        runs.named("table2")
 
 
 def test_the_estimate_counts_what_is_to_be_done():
@@ -114,5 +219,5 @@ def test_the_estimate_counts_what_is_to_be_done():
     assert "1 run" in one.describe() and "2 worker" in costs.Estimate(100, 3, 2).describe()
     digits = profiles.get("digits")
     for name in measures.MEASURES:
-        small, large = (costs.measuring(p, name, "last") for p in (at.profile, digits))
+        small, large = (costs.measuring(p, name) for p in (at.profile, digits))
         assert 0 < small < large

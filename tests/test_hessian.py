@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from flatlib import eigenvalues, layers
-from flatlib.hessian import product
+from flatlib.hessian import product, top_eigenvector
 from flatlib.models import ResNet, initialise
 
 
@@ -140,3 +140,14 @@ def test_a_bad_number_of_eigenvalues_is_named(problem, k):
 def test_more_eigenvalues_than_there_can_be(problem, k):
     with pytest.raises(ValueError, match=f"k={k}.*96 weights"):
         eigenvalues(*problem, k=k)
+
+
+def test_the_top_eigenvector_is_that_of_the_dense_matrix(problem):
+    net, x, y = problem
+    v = top_eigenvector(net, x, y, tol=1e-8)
+    assert list(v) == list(layers(net, biases=False))
+    assert all(v[k].shape == w.shape for k, w in layers(net, biases=False).items())
+    flat, h = torch.cat([part.flatten() for part in v.values()]), dense(net, x, y)
+    top = torch.linalg.eigvalsh(h)[-1]
+    assert flat.norm().item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(h @ flat, top * flat, rtol=1e-5, atol=1e-6)

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from flatlib import layers
-from flatlib.models import ACTIVATIONS, ReBatchNorm, ResNet, WithRotations, initialise
+from flatlib import PGD, average_flatness, eigenvalues, layers, slices, worst_flatness
+from flatlib.models import (
+    ACTIVATIONS,
+    ReBatchNorm,
+    ResNet,
+    WithRotations,
+    initialise,
+    scaled,
+)
 
 
 def test_rebn_is_batch_norm_with_gamma_one_plus_parameter(g):
@@ -125,3 +132,47 @@ def test_rotation_head_is_appended_and_marked(make, xy):
 def test_rotation_head_of_the_papers_size():
     net = WithRotations(ResNet())
     assert sum(p.numel() for p in net.head.parameters()) == 132_868
+
+
+@pytest.mark.parametrize("s", [0.5, 2, 1])
+def test_a_scaled_network_computes_the_same_from_other_weights(robust, xy, s):
+    before = {k: v.clone() for k, v in robust.state_dict().items()}
+    other = scaled(robust, s)
+    with torch.no_grad():
+        torch.testing.assert_close(other(xy.x), robust(xy.x), rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(v, before[k]) for k, v in robust.state_dict().items())  # a copy
+    for (name, module), (_, was) in zip(other.named_modules(), robust.named_modules()):
+        factor = s if isinstance(module, nn.Conv2d) else 1
+        for p, q in zip(module.parameters(recurse=False), was.parameters(recurse=False)):
+            assert torch.equal(p, factor * q), name
+
+
+def test_scaling_leaves_auxiliary_branches_alone(make):
+    net = WithRotations(make()).eval()
+    net.head.insert(0, nn.Identity())
+    other = scaled(net, 2.0)
+    for a, b in zip(net.head.state_dict().values(), other.head.state_dict().values()):
+        assert torch.equal(a, b)
+    assert torch.equal(2 * net.base.conv.weight, other.base.conv.weight)
+
+
+@pytest.mark.parametrize("s", [0, -1.0, float("nan"), float("inf")])
+def test_a_factor_that_scales_nothing_is_named(tiny, s):
+    with pytest.raises(ValueError, match=f"s={s!r}"):
+        scaled(tiny, s)
+
+
+def test_flatness_does_not_see_the_scale_and_the_hessian_does(robust, xy):
+    """Sec. 10 of the paper's facts: lambda_max goes with 1/s^2, flatness and landscape stay."""
+    small, large = scaled(robust, 0.5), scaled(robust, 2.0)
+    top, quarter, four = (eigenvalues(m, *xy, k=1, tol=1e-4).item() for m in (robust, large, small))
+    # the last layer is not scaled, so its part of the spectrum stays: a little less than 4 times
+    assert four == pytest.approx(4 * top, rel=0.1) and quarter == pytest.approx(top / 4, rel=0.1)
+    attack = PGD(eps=0.1, steps=5)
+    for measure in (
+        lambda m: average_flatness(m, *xy, attack, n=3).value,
+        lambda m: worst_flatness(m, *xy, eps=0.1, xi=0.003, steps=5, restarts=2).value,
+        lambda m: slices(m, *xy, attack, n=1, points=3).rloss.mean(),
+    ):
+        value = measure(robust)
+        assert [measure(small), measure(large)] == pytest.approx([value] * 2, rel=0.02, abs=1e-3)

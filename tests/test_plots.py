@@ -31,15 +31,6 @@ def boxes(ax):
     return {text.get_text(): text.get_window_extent(renderer) for text in texts(ax)}
 
 
-def history():
-    t = np.arange(1, 11) / 10
-    return pd.DataFrame(
-        {"seed": 0, "progress": t, "train_rloss": 1 - t / 2, "test_rloss": 1 + t}
-        | {"train_rerr": t / 3, "test_rerr": t / 2}
-        | {"test_rloss_correct": t, "test_rloss_incorrect": 3 * t}
-    )
-
-
 def test_scatter_draws_every_complete_row_once():
     ax = plots.scatter(PRINTED, X, Y, highlight=BEST, labels=False)
     points = np.vstack([c.get_offsets() for c in ax.collections])
@@ -95,12 +86,13 @@ def test_line_is_the_least_squares_line():
 
 
 def test_split_lines_meet_the_kink_from_both_sides():
-    df = pd.DataFrame({"x": [1.0, 2, 2.3, 2.4, 4], "y": [1.0, 2, 2.3, 3, 3]})
+    df = pd.DataFrame({"x": [1.0, 2, 2.3, 2.4, 3, 4], "y": [1.0, 2, 2.3, 3, 3, 3]})
     left, right = plots.scatter(df, "x", "y", fit="split", labels=False).lines
     np.testing.assert_allclose(left.get_xdata(), [1, 2.3])
     np.testing.assert_allclose(right.get_xdata(), [2.4, 4])
     np.testing.assert_allclose(right.get_ydata(), [3, 3])
     assert plots.KINK == pytest.approx(2.302585)
+    assert len(plots.scatter(df.head(5), "x", "y", fit="split", labels=False).lines) == 1
 
 
 def test_bars_show_the_spread_over_seeds():
@@ -121,10 +113,31 @@ def test_bad_arguments_are_named():
         plots.scatter(PRINTED, X, Y, fit="cubic")
     with pytest.raises(ValueError, match="no column .'zzz'. .*rloss_test_pgd"):
         plots.scatter(PRINTED, X, "zzz")
-    with pytest.raises(ValueError, match="what='acc'.*'rloss'"):
-        plots.curves(history(), "acc")
-    with pytest.raises(ValueError, match="splits='validation'.*'test'"):
-        plots.curves(history(), splits=["validation"])
+
+
+def far_off():
+    """Eleven rows in a cloud and one far to the right."""
+    cloud = [float(i) for i in range(11)]
+    return pd.DataFrame({"x": [*cloud, 1000], "y": [*cloud, 5], "label": list("abcdefghijkl")})
+
+
+def test_far_off_points_are_left_out_marked_and_named():
+    ax = plots.scatter(far_off(), "x", "y", crop=True, labels=True)
+    low, high = ax.get_xlim()
+    assert -1 < low < 0 and 10 < high < 11
+    (mark,) = [c for c in ax.collections if not c.get_clip_on()]
+    np.testing.assert_allclose(mark.get_offsets(), [[high, 5]])
+    assert sorted(text.get_text() for text in texts(ax)) == list("abcdefghijk")
+    said = plots.outside({"here": (far_off(), "x", "y"), "there": (PRINTED, X, Y)})
+    assert said.endswith("methods outside it (x, y): *here*: l (1000.00, 5.00).")
+    assert plots.outside({"there": (PRINTED, X, Y)}) == ""
+
+
+def test_nothing_is_far_off_among_few_points_or_equal_ones():
+    few = far_off().tail(9)
+    assert plots.limits(few["x"])[1] > 1000
+    assert plots.limits(pd.Series([2.0] * 12)) == (1.5, 2.5)
+    assert plots.limits(pd.Series([], dtype=float)) == (0, 1)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -140,6 +153,8 @@ def test_scatter_of_almost_nothing(rows):
         ("err_train", "Err (train)"),
         ("rerr_early_stop_aa", "RErr (test, early stopping, AutoAttack)"),
         ("lambda_max", "lambda_max"),
+        ("avg_flatness_rloss_train", "average-case flatness in RLoss (train), ξ = 0.5"),
+        ("avg_flatness_rloss_std", "avg_flatness_rloss_std"),
     ],
 )
 def test_axis_labels(column, words):
@@ -148,36 +163,6 @@ def test_axis_labels(column, words):
 
 def test_every_wide_column_has_words():
     assert all(plots.axis_label(c) != c for c in PRINTED.select_dtypes("number"))
-
-
-def test_curves_test_solid_train_dotted():
-    ax = plots.curves(history())
-    assert [line.get_linestyle() for line in ax.lines] == [":", "-"]
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), history()["test_rloss"])
-    assert not ax.collections and ax.get_ylabel() == "RLoss"
-    ax = plots.curves(history(), splits=("test_correct", "test_incorrect"), label="AT")
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), history()["test_rloss_incorrect"])
-    shown = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert shown == ["AT, test, correct", "AT, test, incorrect"]
-
-
-def test_curves_of_seeds_show_mean_and_range():
-    a, b = history(), history().assign(seed=1)
-    b["test_rloss"] += 1
-    ax = plots.curves(pd.concat([a, b]), splits=["test"])
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), a["test_rloss"] + 0.5)
-    (band,) = ax.collections
-    low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
-    assert (low, high) == (a["test_rloss"].min(), b["test_rloss"].max())
-
-
-def test_slices_draw_each_direction_and_the_mean():
-    s = np.linspace(-1, 1, 5)
-    rows = [(d, x, d + x * x) for d in (1, 2, 3) for x in s]
-    df = pd.DataFrame(rows, columns=["direction", "s", "rloss"]).sample(frac=1, random_state=0)
-    ax = plots.slices(df, label="AT")
-    assert len(ax.lines) == 4
-    np.testing.assert_allclose(ax.lines[3].get_xydata(), np.stack([s, 2 + s * s], 1))
 
 
 @pytest.mark.parametrize("stacked", [True, False])

@@ -3,8 +3,8 @@
 import pytest
 
 from flatlib import paths, runs
-from flatlib.measures import DEFAULT
 from flatlib.methods import TABLE1
+from flatlib.suites import DEFAULT
 
 SEEDS = (0, 1, 2)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import AT, CATALOGUE, PGD, evaluate, paths, profiles, published, run, runs
+from flatlib import AT, CATALOGUE, PGD, evaluate, measures, paths, profiles, published, run, runs
 from flatlib.checkpoints import Damaged
 from flatlib.methods import Noise
 from flatlib.profiles import Protocol
@@ -156,7 +156,28 @@ def test_the_size_of_the_test_part_moves_the_pool_and_so_is_part_of_the_key(at):
 
 def test_the_protocol_is_part_of_every_row_not_of_the_key(at):
     (other,) = runs.select("at", replace(SMOKE, protocol=Protocol(steps=99)))
-    assert other.key == at.key and other.protocol != at.protocol
+    assert other.key == at.key and other.protocol("average") != at.protocol("average")
+
+
+def test_a_measure_is_taken_anew_only_where_its_own_part_of_the_protocol_changes(at):
+    lines = replace(SMOKE, protocol=replace(SMOKE.protocol, line_points=7))
+    (other,) = runs.select("at", lines)
+    changed = [name for name in measures.MEASURES if other.protocol(name) != at.protocol(name)]
+    assert changed == ["lines"] and not other.missing()
+
+
+@pytest.mark.parametrize("name", measures.MEASURES)
+def test_a_measure_reads_only_what_it_says_it_uses(at, name):
+    class Watched:
+        def __getattr__(self, field):
+            read.add(field)
+            return getattr(SMOKE.protocol, field)
+
+    read: set[str] = set()
+    subject = measures.Subject(at.model(), at.data, SMOKE, "test")
+    subject.protocol = Watched()
+    measures.MEASURES[name].rows(subject)
+    assert read == set(measures.MEASURES[name].uses)
 
 
 def test_a_method_of_ones_own_is_named_by_its_differences(at):
@@ -210,9 +231,9 @@ def test_only_missing_rows_are_computed(at, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run.Run, "_compute", counting)
     got = at.measure()
-    assert computed == ["average"] and len(got) == len(table)
+    assert computed == ["average"] * 3 and len(got) == len(table)  # last, train, early-stopped
     at.measure(), at.measure(FAST)
-    assert computed == ["average"]
+    assert len(computed) == 3
     values = got.set_index(["which", "split", "measure", "attack"]).value
     was = table.set_index(["which", "split", "measure", "attack"]).value.astype(float)
     pd.testing.assert_series_equal(values.sort_index(), was.sort_index())  # measured as before
@@ -229,7 +250,7 @@ def test_another_protocol_measures_anew_and_keeps_the_old_rows(at, tmp_path, mon
 @pytest.mark.parametrize("protocol", ["123456", "12e456", "000000"])
 def test_keys_that_look_like_numbers_stay_text(at, tmp_path, monkeypatch, protocol):
     (copied(at, tmp_path, monkeypatch) / "measures.csv").unlink()
-    monkeypatch.setattr(run.Run, "protocol", property(lambda self: protocol))
+    monkeypatch.setattr(run.Run, "protocol", lambda self, measure: protocol)
     at.measure(FAST)
     assert len(at.measured()) and at.missing(FAST) == []
 

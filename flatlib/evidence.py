@@ -1,0 +1,162 @@
+"""The tables that claims are decided on, from tidy measurements, histories and printed tables.
+
+`models` has a row per method (and seed), `curves` and `snapshots` one per epoch, `versions` one per
+version of a model (last, scaled), `robustbench` our models and, marked, those of RobustBench.
+"""
+
+import pandas as pd
+
+from flatlib import measures, paths, published, results, runs
+
+KEYS = {"models": ["method"], "robustbench": ["method"], "curves": ["method", "epoch"],
+        "snapshots": ["method", "epoch"], "versions": ["method", "which"]}  # fmt: skip
+GIVEN = ("wide", "history", "tidy", "versions", "robustbench")
+DIFFERENCES = {  # column -> what it is the difference of
+    "rloss_overfitting": ("rloss_test_pgd", "rloss_early_stop_pgd"),
+    "rerr_overfitting": ("rerr_test_aa", "rerr_early_stop_aa"),
+    "rloss_gap": ("rloss_test_pgd", "rloss_train_pgd"),
+}
+
+
+def tables(source):
+    """Name -> table, all of one source; `source` is a wide table or a dict of raw tables.
+
+    Keys of the dict: "wide" (rows of methods, one or several seeds), "history", "tidy" (rows of any
+    suites), "versions", "robustbench". Whatever is not there gives no table.
+    """
+    given = source if isinstance(source, dict) else {"wide": source}
+    unknown = [key for key in given if key not in GIVEN]
+    if unknown:
+        raise ValueError(f"tables={unknown}: no such table of a source; valid: {', '.join(GIVEN)}")
+    ready = [name for name in ("versions", "robustbench") if name in given]
+    found = {name: given[name].reset_index() for name in ready}
+    tidy = given.get("tidy", pd.DataFrame())
+    if "wide" in given:
+        found["models"] = models(given["wide"], tidy)
+    if "history" in given:
+        found["curves"] = given["history"]
+    if len(tidy):
+        found["snapshots"] = _pivot(tidy[tidy["which"].str.fullmatch(r"epoch-\d+|last")], "epoch")
+        versions = _pivot(tidy[tidy["which"].str.fullmatch(r"scaled-.*|last")], "which")
+        found = {"versions": versions} | found
+    return found
+
+
+def gather(methods="all", profile="digits", seeds=(0,), source="auto", workers=1):
+    """A source of our measurements: all that is committed of the methods and seeds, whatever suites
+    and however many, or, live, the default suite of all of them.
+    """
+    if runs.source_of(profile, source) == "live":
+        tidy, history = runs.collect(methods, profile, seeds, "live", workers)
+    else:
+        chosen = runs.select(methods, profile, seeds)
+        tidy, history = results.read(paths.RESULTS / chosen[0].profile.name)
+        keys = {run.key for run in chosen}
+        now = {name: chosen[0].protocol(name) for name in measures.MEASURES}
+        tidy = tidy[tidy.key.isin(keys) & (tidy.protocol == tidy.asked.map(now))]
+        history = history[history.key.isin(keys)]
+        if tidy.empty:
+            return {}
+    return {"wide": runs.wide(tidy), "tidy": tidy, "history": history}
+
+
+def describe(sources):
+    """A row per source: how many methods and seeds it has of each table of `tables`."""
+    rows = {}
+    for source, given in sources.items():
+        for name, table in tables(given).items():
+            seeds = f" × {table['seed'].nunique()} seeds" if "seed" in table else ""
+            rows.setdefault(source, {})[name] = f"{table['method'].nunique()}{seeds}"
+    return pd.DataFrame(rows).T.reindex(columns=list(KEYS)).fillna("–")
+
+
+def models(wide, tidy=()):
+    """A wide table with differences of its columns, and columns from other suites of tidy rows.
+
+    From "hessian": lambda_max, lambda_min, convexity; from "radii": "<measure>@<radius>", also
+    "@smallest" and "@largest"; from "lines": "<measure>_rise", the loss at the ends of the line minus that in its middle.
+    """
+    if "method" not in wide and "method" not in wide.index.names:
+        raise ValueError("a wide table needs 'method' as a column or as its index; "
+                         f"columns: {', '.join(map(str, wide.columns))}")  # fmt: skip
+    keys = ["method", "seed"] if "seed" in [*wide.columns, *wide.index.names] else ["method"]
+    named = [name for name in wide.index.names if name]
+    df = (wide.reset_index() if named else wide).set_index(keys)
+    if len(tidy):
+        tidy = tidy[(tidy["which"] == "last") & (tidy["split"] == "test")]
+        lines = tidy["measure"].str.startswith("line_")
+        extras = _pivot(tidy[tidy["asked"].isin(["hessian", "radii"])], None, keys)
+        for extra in (extras, _rises(tidy[lines], keys)) if lines.any() else (extras,):
+            df = df.join(extra[[column for column in extra if column not in df]])
+    for name, (more, less) in DIFFERENCES.items():
+        if more in df and less in df:
+            df[name] = df[more] - df[less]
+    return df.reset_index()
+
+
+def means(name, table):
+    """One row per key of the table called `name`, the mean over seeds."""
+    return table.groupby(KEYS[name], sort=False).mean(numeric_only=True)
+
+
+def printed():
+    """What the paper prints, as a source: Tables 2 to 6.
+
+    Eigenvalues are four times those measured here (`published.SUMMED`); no claim depends on that.
+    """
+    wide = published.stutz2021()
+    hessian = published.table2().rename(columns={"convexity_ratio": "convexity"})
+    versions = hessian[hessian.index.str.startswith("at,") | (hessian.index == "at")]
+    which = [name.removeprefix("at").removeprefix(", ") or "last" for name in versions.index]
+    versions = versions.assign(method="at", which=which).set_index(["method", "which"])
+    marked = [wide.assign(robustbench=0), published.robustbench().assign(robustbench=1)]
+    return {
+        "wide": wide.join(hessian[["lambda_max", "convexity"]]),
+        "versions": versions,
+        "robustbench": pd.concat(marked).rename_axis("method"),
+    }
+
+
+def _pivot(tidy, extra, keys=("method", "seed")):
+    """A row per key (and `extra`), a column per measure, named as in the printed tables."""
+    keys = [*keys, *([extra] if extra else [])]
+    tidy = tidy[~tidy["measure"].str.startswith(("line_", "choice_"))]
+    columns = [_column(row) for row in tidy.itertuples()]
+    tidy = tidy.assign(column=pd.Series(columns, index=tidy.index, dtype=object))
+    tidy = tidy.drop_duplicates([*keys, "column"])
+    table = tidy.pivot(index=keys, columns="column", values="value").rename_axis(columns=None)
+    _name_ends(table)
+    return table.reset_index() if extra else table
+
+
+def _name_ends(table):
+    """Columns "<measure>@smallest" and "@largest", copies of those of the outermost radii."""
+    at = [column.split("@") for column in table if "@" in column]
+    for measure in {measure for measure, _ in at}:
+        radii = sorted((radius for name, radius in at if name == measure), key=float)
+        table[f"{measure}@smallest"] = table[f"{measure}@{radii[0]}"]
+        table[f"{measure}@largest"] = table[f"{measure}@{radii[-1]}"]
+
+
+def _column(row):
+    """The column of a tidy row, whichever version of the model it is of."""
+    train = row.split == "train"
+    if "flatness" in row.measure:
+        at = f"@{row.xi:g}" if row.asked == "radii" else ""
+        return row.measure + ("_train" if train else "") + at
+    if row.asked == "hessian":
+        return row.measure + ("_train" if train else "")
+    attack = {"none": "", "aa": "_aa"}.get(row.attack, "_pgd")
+    return f"{row.measure}_{row.split}{attack}"
+
+
+def _rises(lines, keys):
+    """How far RLoss rises along lines in weight space: mean of the outermost points minus the
+    middle.
+    """
+    keys = [*keys, "measure"]
+    distance = lines["at"].abs()
+    by = distance.groupby([lines[key] for key in keys])
+    outer, inner = lines[distance == by.transform("max")], lines[distance == by.transform("min")]
+    rise = outer.groupby(keys)["value"].mean() - inner.groupby(keys)["value"].mean()
+    return rise.unstack("measure").add_suffix("_rise")

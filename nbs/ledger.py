@@ -1,0 +1,137 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb,-all
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The ledger: every claim, printed and measured
+#
+# Stutz et al. make many quantitative statements. Each is an entry here: in our
+# words, with its place in the paper (a link to the page that shows it) and a
+# rule, fixed beforehand, that decides it on a table of numbers. Where a
+# sentence has no number, the one asked for is ours and is said. The rules are
+# applied to the printed tables and to what was measured here; no verdict is
+# written by hand, and "fails" is a result like "holds".
+#
+# *Not printed* means that the paper shows it in a figure only. *Not yet
+# measured* means that what the rule needs is not there: with
+# `source = "committed"` everything stored is used, live only what every method
+# is measured with.
+#
+# **Cost.** With `source = "committed"` under a minute. Live, the networks of
+# `methods` are trained and measured, if they are not there yet.
+
+# %% tags=["parameters"]
+profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+source: str = "auto"  # committed, live, or auto (committed if there)
+methods: str = "all"  # all, table1, or a list of names
+seeds: list = [0, 1, 2]  # networks per method that count, where there are several
+workers: int = 2  # networks trained at the same time, if live
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from flatlib import claims, evidence, paths, plots, runs, tables
+
+# %% [markdown]
+# ## Sources
+
+# %%
+ours = evidence.gather(methods, profile, seeds, source, workers)
+sources = {"printed": claims.printed(), profile: ours}
+for folder in sorted(paths.RESULTS.glob("*/measures.csv")):
+    other = folder.parent.name
+    if other not in (profile, "smoke"):
+        sources[other] = evidence.gather("all", other, seeds, "committed")
+found = claims.verdicts(sources)
+said = evidence.describe(sources)
+said
+
+# %% [markdown]
+# ## In one look
+
+# %%
+counts = found.pivot_table(
+    index="topic", columns=["source", "verdict"], values="id", aggfunc="count",
+    fill_value=0, sort=False,
+)
+order = list(dict.fromkeys(found["topic"]))
+counts = counts.loc[order, list(sources)]
+counts.columns.names = counts.index.name = None, None
+counts.loc["all claims"] = counts.sum()
+counts
+
+# %% mystnb={"figure": {"caption": "Claims of Stutz et al. by topic: how many hold (filled), fail (hatched) and are open (outlined), on the printed numbers and on what was measured here. The rules are the same for every source.", "name": "ledger-counts"}} tags=["hide-input"]
+kinds = {
+    "holds": dict(color="#009E73"),
+    "fails": dict(color="#D55E00", hatch="///", edgecolor="white"),
+    "open": dict(color="white", edgecolor="#888888"),
+}
+named = found["verdict"].where(found["verdict"].isin(kinds), "open")
+parts = found.assign(kind=named).groupby(["source", "topic", "kind"]).size()
+fig, axes = plots.panels(len(sources), height=2.5, legend=0.3)
+with plots.style():
+    for ax, name in zip(axes[:, 0], sources):
+        left = pd.Series(0, index=order)
+        for kind, look in kinds.items():
+            size = parts[name].unstack(fill_value=0).get(kind, 0 * left)
+            size = size.reindex(order, fill_value=0)
+            ax.barh(order, size, left=left, height=0.7, label=kind, **look)
+            left = left + size
+        ax.invert_yaxis()
+        ax.set_title(name, loc="left")
+    axes[-1, 0].set_xlabel("claims")
+    fig.subplots_adjust(left=0.36)
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="lower center", ncols=3)
+folder = paths.ROOT / "_build" / "figures" / profile
+plots.save(fig, found, "stutz2021_ledger", folder)
+plt.show()
+
+# %% [markdown]
+# ## All claims
+#
+# Numbers in brackets are a 95 % interval: bootstrap over methods for
+# correlations, Wilson's for shares of methods; a range over seeds is said to be
+# one. Where there is neither, one network speaks for a method, and small
+# differences should not be trusted.
+
+# %% tags=["hide-input"]
+papers = paths.ROOT / "nbs" / "stutz2021"
+pages = {
+    file.stem.split("_")[0]: f"stutz2021/{file.stem}.html"
+    for file in sorted(papers.glob("*.py"))
+}
+for topic in order:
+    part = found[found["topic"] == topic]
+    display(Markdown(f"### {topic}"), tables.Ledger(part, pages))
+
+# %% [markdown]
+# ## Reading
+
+# %% tags=["hide-input"]
+verdict = found.pivot(index="id", columns="source", values="verdict")
+total = verdict.apply(pd.Series.value_counts).reindex(kinds).fillna(0)
+both = verdict[verdict[profile].isin(kinds)]
+same = (both["printed"] == both[profile]).sum()
+stated = both["printed"].isin(kinds).sum()
+Markdown(f"""
+Of {len(verdict)} claims, {total.loc['holds', 'printed']:.0f} hold and
+{total.loc['fails', 'printed']:.0f} fail on the printed numbers; the others are
+shown in figures only. At profile `{profile}`, {len(both)} can be decided:
+{total.loc['holds', profile]:.0f} hold and {total.loc['fails', profile]:.0f}
+fail. Of the {stated} decided on both sides, {same} get the same verdict. What
+the differences may mean is the subject of [the next page](found.ipynb).
+""")

@@ -1,0 +1,128 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb,-all
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Explorer: all models, any two measures
+#
+# **Claim.** None of its own: this page is for looking. Every point is a
+# network; point at it to read its name and numbers, choose the measures of both
+# axes from the lists, and click on a family below the picture to hide it, or
+# twice to see it alone.
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1: once there, they are kept. The picture needs no network connection.
+#
+# **What to expect.** It opens with the two measures of Fig. 1. Some measures
+# were never printed: over them the published points are missing.
+
+# %% tags=["parameters"]
+profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+source: str = "auto"  # committed, live, or auto (committed if there)
+methods: str = "all"  # all, table1, or the name of one method
+seeds: list = [0, 1, 2]  # one network per method and seed
+workers: int = 2  # networks trained at the same time, if live
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from flatlib import claims, explorer, paths, plots, relations, runs, scatters
+
+pd.set_option("display.max_colwidth", None)
+X, Y = "avg_flatness_rloss", "rloss_test_pgd"
+MEASURES = {  # column -> words; RErr by AutoAttack, RLoss by PGD
+    Y: "RLoss, test", "rloss_train_pgd": "RLoss, train",
+    "rloss_early_stop_pgd": "RLoss, early-stopped",
+    "rloss_gap": "RLoss, test minus train",
+    "rloss_overfitting": "RLoss, last minus stopped",
+    "err_test": "Err, test", "rerr_test_aa": "RErr, test",
+    X: "average-case flatness", "worst_flatness_rloss": "worst-case flatness",
+    "avg_flatness_loss": "average-case flatness of Loss",
+    "worst_flatness_loss": "worst-case flatness of Loss",
+    "avg_flatness_rloss_train": "average-case flatness, train",
+    "avg_flatness_rloss_over_draws": "average-case flatness, spread",
+}
+TOLD = ["rerr_test_aa", Y, X, "worst_flatness_rloss"]  # when pointed at
+
+# %% [markdown]
+# ## Runs
+
+# %%
+measures, _ = runs.collect(methods, profile, seeds, source, workers)
+wide = runs.wide(measures)  # a row for each network
+Markdown(plots.caption(measures))
+
+# %% tags=["hide-input"]
+printed = pd.concat([relations.printed(), relations.robustbench()])
+printed, networks = (
+    df.assign(
+        rloss_gap=df[Y] - df["rloss_train_pgd"],
+        rloss_overfitting=df[Y] - df["rloss_early_stop_pgd"],
+    ) for df in (printed, wide)
+)
+ours = relations.means(networks)
+
+# %% [markdown]
+# ## Published, measured
+#
+# RErr and Err are in percent. Measured points are means over seeds, with bars
+# of one standard deviation where there are several seeds. In print, use the
+# pictures of Figs. 1, 8, 9 and 13.
+
+# %% tags=["hide-input"]
+tables = {f"measured, {profile}": ours, "published, CIFAR-10": printed}
+fig = explorer.figure(tables, MEASURES, X, Y, told=TOLD)
+display(explorer.bundle(fig), raw=True)
+
+# %% [markdown]
+# ## Figure
+#
+# Which pair is worth looking at? Pearson's coefficient of each two measures:
+
+# %% mystnb={"figure": {"caption": "Pearson's coefficient of each two measures over the methods. Below the diagonal published for CIFAR-10, without RobustBench, above it measured here; empty where nothing is printed.", "name": "explorer-coefficients"}} tags=["hide-input"]
+ordinary = printed[printed["family"] != "RobustBench"]
+table = relations.coefficients(ordinary, ours, MEASURES)
+ax = scatters.squares(table)
+folder = paths.ROOT / "_build" / "figures" / profile
+plots.save(ax.figure, table, "stutz2021_explorer", folder)
+plt.show()
+
+# %% [markdown]
+# ## Checks
+#
+# Correlations that the paper reports, each decided by a rule fixed beforehand,
+# on the printed and on the measured numbers.
+
+# %% tags=["hide-input"]
+about = ["pearson", "worst-case-related", "clean-weaker", "flatness-rerr"]
+claims.table({"published": claims.printed(), "measured": wide}, about)
+
+# %% [markdown]
+# ## Reading
+
+# %% tags=["hide-input"]
+flat = [words for words in MEASURES.values() if "flatness" in words]
+with_rloss = table.loc[MEASURES[Y], flat].dropna()
+best, least = with_rloss.abs().idxmax(), with_rloss.abs().idxmin()
+Markdown(f"""
+Of the {len(with_rloss)} kinds of flatness measured at profile `{profile}`, the
+one most closely related to RLoss on test images is *{best}* (Pearson
+{with_rloss[best]:.2f}), the least *{least}* ({with_rloss[least]:.2f}).
+""")
+
+# %% [markdown]
+# With so many pairs some will look good by chance: a pattern found here is a
+# question, to be asked again of other networks.

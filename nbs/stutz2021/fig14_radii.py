@@ -1,0 +1,185 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,mystnb,-all
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fig. 14: flatness at other radii
+#
+# **Claim.** The relation between robust loss (RLoss) and average-case flatness
+# does not hang on the radius ξ of the weight perturbation. For worst-case
+# flatness, small radii show the relation more clearly than large ones.
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1 and measures each of them at six more radii, which takes about as long
+# as all other measures together.
+#
+# **What to expect.** The left column four times in the same shape, with
+# flatness growing from row to row. The right column less orderly, and in the
+# paper least orderly in its last row.
+
+# %% tags=["parameters"]
+profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+source: str = "auto"  # committed, live, or auto (committed if there)
+methods: str = "all"  # all, table1, or the name of one method
+seeds: list = [0]  # one network per method and seed
+workers: int = 2  # networks trained at the same time, if live
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from flatlib import (
+    claims,
+    paths,
+    plots,
+    profiles,
+    published,
+    relations,
+    runs,
+    scatters,
+)
+
+pd.set_option("display.max_colwidth", None, "display.max_rows", None)
+RLOSS = "rloss_test_pgd"
+AVERAGE, WORST = "avg_flatness_rloss", "worst_flatness_rloss"
+CASES = {AVERAGE: "average case", WORST: "worst case"}
+
+# %% [markdown]
+# ## Runs
+
+# %%
+suites = ("default", "radii")
+measures, _ = runs.collect(methods, profile, seeds, source, workers, suites)
+wide = runs.wide(measures)  # a row for each network
+p = profiles.get(profile).protocol
+Markdown(
+    f"{plots.caption(measures[measures['asked'] != 'radii'])} At the other "
+    f"radii {p.radii_draws} draws and {p.radii_restarts} starts."
+)
+
+# %% [markdown]
+# A column for each radius, named `<case>, ξ = <radius>`; means over seeds.
+
+# %%
+rows = measures[measures["measure"].isin(CASES) & measures["which"].eq("last")]
+rows = rows[rows["split"] == "test"].astype({"xi": float})
+rows = rows.assign(case=rows["measure"].map(CASES))
+flat = rows.pivot_table("value", "method", ["case", "xi"])
+radii = {f"{case}, ξ = {xi:g}": (case, xi) for case, xi in flat}
+flat.columns = list(radii)
+ours = relations.means(wide).join(flat)
+printed = relations.printed()
+printed[f"average case, ξ = {p.xi:g}"] = printed[AVERAGE]
+printed[f"worst case, ξ = {p.worst_xi[0]:g}"] = printed[WORST]
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# The paper prints flatness at one radius of each kind, so its correlation with
+# RLoss can be set against ours there. `smallest`, `median` and `largest` are
+# measured flatness over the methods.
+
+# %%
+views = {name: (name, RLOSS) for name in radii}
+found = relations.correlations({"published": printed, "measured": ours}, views)
+table = found["pearson"].unstack("source").reindex(list(radii))
+table = table.reindex(columns=["published", "measured"])
+table["difference"] = table["measured"] - table["published"]
+ends = found[["low", "high", "spearman", "n"]].xs("measured", level="source")
+table = table.join(ends)
+size = flat.quantile([0, 0.5, 1]).T.set_axis(
+    ["smallest", "median", "largest"], axis=1
+)
+display(Markdown("**Pearson's coefficient with RLoss**, 95 % interval"))
+display(table.rename_axis(None).rename_axis(None, axis=1).round(2))
+display(Markdown("**Flatness**"), size.round(3))
+
+# %% [markdown]
+# Spearman's coefficient between the radii: whether another radius ranks the
+# methods differently.
+
+# %%
+flat.corr("spearman").round(2)
+
+# %% [markdown]
+# ## Figures
+
+# %% mystnb={"figure": {"caption": "Published, CIFAR-10: RLoss on test images against average-case (left) and worst-case flatness (right) at the two radii whose values are printed. Methods of Table 1 in colour, the others in grey; titles give Pearson's coefficient with its 95 % interval.", "name": "fig14-published"}} tags=["hide-input"]
+table1 = published.table1().index
+fig, axes = plots.panels(1, 2, height=3.0, legend=0.6)
+there = [name for name in radii if name in printed]
+for ax, name in zip(axes.flat, there):
+    plots.scatter(printed, name, RLOSS, ax, table1, labels=False, crop=True)
+    ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
+    scatters.heading(ax, found=found.loc[name, "published"])
+folder = paths.ROOT / "_build" / "figures" / profile
+columns = ["label", "family", RLOSS, *there]
+plots.save(fig, printed[columns], "stutz2021_fig14_published", folder)
+plt.show()
+
+# %% mystnb={"figure": {"caption": "Measured here: RLoss on test images against average-case (left column) and worst-case flatness (right column), radius growing from top to bottom. Methods of Table 1 in colour, the others in grey; titles give Pearson's coefficient with its 95 % interval.", "name": "fig14-measured"}} tags=["hide-input"]
+by_case = [[n for n, (c, _) in radii.items() if c == case] for case in
+           CASES.values()]
+height = max(map(len, by_case))
+fig, axes = plots.panels(height, 2, height=2.7, legend=0.6, gap=0.85)
+for column, panels in zip(axes.T, by_case):
+    for ax, name in zip(column, panels):
+        plots.scatter(ours, name, RLOSS, ax, table1, labels=False, crop=True)
+        ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
+        scatters.heading(ax, found=found.loc[name, "measured"])
+columns = ["label", "family", RLOSS, *radii]
+plots.save(fig, ours[columns], "stutz2021_fig14_measured", folder)
+plt.show()
+
+# %% tags=["hide-input"]
+Markdown(plots.outside({name: (ours, name, RLOSS) for name in radii}))
+
+# %% [markdown]
+# ## Checks
+#
+# Statements of the paper that these figures are about, each decided by a rule
+# fixed beforehand, on the printed and on the measured numbers.
+
+# %% tags=["hide-input"]
+about = ["radii-average", "radii-small", "radii-worst-noisy"]
+sources = {
+    "published": claims.printed(), "measured": {"wide": wide, "tidy": measures},
+}
+claims.table(sources, about)
+
+# %% [markdown]
+# ## Reading
+
+# %% tags=["hide-input"]
+average, worst = (table.loc[names, "measured"].round(2) for names in by_case)
+middle, small = size["median"], [names[0] for names in by_case]
+large = [names[-1] for names in by_case]
+Markdown(f"""
+At profile `{profile}`, the correlation of average-case flatness with RLoss goes
+from {average.iloc[0]:.2f} at the smallest radius to {average.iloc[-1]:.2f} at
+the largest, that of worst-case flatness from {worst.iloc[0]:.2f} to
+{worst.iloc[-1]:.2f}. The median flatness over the methods grows from
+{middle[small[0]]:.3f} to {middle[large[0]]:.2f} in the average case, and from
+{middle[small[1]]:.3f} to {middle[large[1]]:.2f} in the worst case.
+""")
+
+# %% [markdown]
+# A measure with a free radius is worth something only if the radius hardly
+# matters. For small radii flatness is a matter of curvature alone, and the
+# difference of two nearly equal losses, so noise counts more; for large ones
+# the weights leave the surroundings of the minimum, and every network is bad.
+# The radii of the worst case are a hundred times smaller because a chosen
+# direction does as much harm as a random one of that much greater length. Of
+# the coefficients, only those whose intervals do not overlap differ for sure.

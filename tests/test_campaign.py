@@ -1,0 +1,131 @@
+"""Campaigns that are disturbed: a killed worker, two at once, a full disk, an unwritable folder."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from dask.distributed import LocalCluster
+
+from flatlib import batch, campaign, checkpoints, paths, profiles, results, runs, suites
+
+FAST = (("robustness", "last", "test"),)
+LONG = replace(profiles.get("smoke"), name="smoke-long", epochs=40, log_every=40,
+               snapshot_every=40)  # fmt: skip
+
+
+def epochs_saved(run):
+    """The rows of the history that the saved state of an unfinished run holds."""
+    state = run.folder / "state.safetensors"
+    try:
+        return checkpoints.load(state)[1]["history"] if state.exists() else []
+    except FileNotFoundError:
+        return []
+
+
+def test_a_killed_worker_costs_at_most_an_epoch(fresh_runs, tmp_path, monkeypatch):
+    """A real Dask worker, killed with -9 while it trains the first of two runs."""
+    chosen = runs.select(["at", "silu"], LONG)
+    how = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+    with LocalCluster(**how) as cluster:
+        given = {"suite": FAST, "scheduler": cluster.scheduler_address}
+        work = threading.Thread(target=campaign.carry_out, args=(chosen,), kwargs=given)
+        work.start()
+        deadline = time.monotonic() + 600
+        while len(epochs_saved(chosen[0])) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        kept = epochs_saved(chosen[0])
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
+        work.join(timeout=600)
+    assert not work.is_alive() and all(run.done and not run.missing(FAST) for run in chosen)
+    assert 3 <= len(kept) < LONG.epochs  # it was killed in the middle
+    history = chosen[0].history()
+    # wall times tell a row that was kept from one that was computed again
+    assert history.seconds[: len(kept)].tolist() == pytest.approx([r["seconds"] for r in kept])
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "undisturbed")
+    again = chosen[0].train().history()
+    pd.testing.assert_frame_equal(*(h.drop(columns="seconds") for h in (history, again)))
+
+
+def test_two_campaigns_share_a_folder(fresh_runs, tmp_path):
+    arguments = [sys.executable, "-m", "flatlib.batch", "--profile", "smoke", "--methods", "at",
+                 "mish", "--workers", "1"]  # fmt: skip
+    both = [
+        subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, text=True)
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in both:
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+    for run in runs.select(["at", "mish"], "smoke"):
+        assert run.done and not run.missing()
+        table = run.measured()
+        assert len(table) == len(table.drop_duplicates(["asked", "which", "split", "measure"]))
+        assert set(zip(table.asked, table.which, table.split)) == set(suites.DEFAULT)
+        assert not [f for f in run.folder.iterdir() if f.name.startswith(".") and f.name != ".lock"]
+
+
+def fill(monkeypatch, writes):
+    """The disk is full after so many writes; returns how to empty it."""
+    left = [writes]
+    inner = os.fsync
+
+    def full(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return inner(handle)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    return lambda: left.__setitem__(0, 10**6)
+
+
+@pytest.mark.parametrize("writes", [0, 3, 10, 11, 16])
+def test_a_full_disk_leaves_what_was_finished(fresh_runs, monkeypatch, writes):
+    chosen = runs.select(["at", "mish"], "smoke")
+    empty = fill(monkeypatch, writes)
+    with pytest.raises(RuntimeError, match="of 2 runs failed.*(\n.*)*No space left on device"):
+        campaign.carry_out(chosen, FAST)
+    for folder in fresh_runs.glob("smoke/*"):
+        assert not list(folder.glob(".*.*")), "half a file"
+        for file in folder.glob("*.safetensors"):
+            checkpoints.load(file)
+        for file in folder.glob("*.csv"):
+            checkpoints.read_table(file)
+    done = [run for run in chosen if run.done]
+    stamps = {f: f.stat().st_mtime_ns for run in done for f in run.snapshots().values()}
+    empty()
+    campaign.carry_out(chosen, FAST)
+    assert all(run.done and not run.missing(FAST) for run in chosen)
+    assert {f: f.stat().st_mtime_ns for f in stamps} == stamps
+
+
+def test_a_full_disk_leaves_the_committed_results(fresh_runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    chosen = runs.select("at", "smoke")
+    campaign.carry_out(chosen, FAST)
+    results.commit(chosen, FAST)
+    before = {f: f.read_bytes() for f in (tmp_path / "results" / "smoke").iterdir()}
+    chosen[0].measure((("robustness", "last", "train"),))
+    fill(monkeypatch, 0)
+    with pytest.raises(SystemExit) as end:
+        batch.main(["--methods", "at", "--profile", "smoke", "--commit-only"])
+    assert end.value.code == 1 and "No space left on device" in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in (tmp_path / "results" / "smoke").iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "file" / "runs")
+    with pytest.raises(SystemExit) as end:
+        batch.main(["--methods", "all", "--profile", "smoke", "--workers", "1"])
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and len(said.splitlines()) == 1
+    assert "runs cannot be kept in" in said and "FLATLIB_RUNS" in said

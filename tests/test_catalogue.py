@@ -1,0 +1,45 @@
+"""The table of the 74 methods: in the terminal, and in the book as it is now."""
+
+import pytest
+
+from flatlib import CATALOGUE, catalogue, published
+from flatlib.paths import ROOT
+
+PAGE = ROOT / "book" / "methods.md"
+
+
+def test_a_row_per_method_with_its_printed_row():
+    df = catalogue.table()
+    assert list(df.index) == list(CATALOGUE) and sorted(df.row) == list(range(1, 75))
+    assert df.table1.sum() == 19
+    printed = published.load("stutz2021_table5")
+    assert printed.rerr_test_aa.is_monotonic_increasing
+    names = published.names().set_index("method").table5
+    assert all(printed.index[row.row - 1] == names[name] for name, row in df.iterrows())
+
+
+def test_what_differs_is_said_and_tells_methods_apart():
+    said = catalogue.table().differences
+    assert said["at"] == "" and said.nunique() == 74
+    assert said["awp0.01"] == "nudge=Ascend(xi=0.01)" and said["batch8"] == "data=Batches(size=8)"
+    assert said["eps9"] == "attack=PGD(eps=0.03529, lr=0.007)"
+
+
+def test_the_page_is_up_to_date():
+    """If not: .venv/bin/python -m flatlib.catalogue --page book/methods.md"""
+    text = PAGE.read_text("utf-8")
+    assert catalogue.paged(text) == text
+
+
+def test_the_command_prints_and_writes(capsys, tmp_path):
+    catalogue.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 75 and lines[1].split()[0] == "at"
+    page = tmp_path / "page.md"
+    page.write_text("before\n" + "\nold\n".join(catalogue.MARKS) + "\nafter\n")
+    catalogue.main(["--page", str(page)])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="once each"):
+        catalogue.paged("no marks")
