@@ -13,7 +13,7 @@ from .profiles import Profile
 # An attack step: a forward pass, a backward pass to the input. A training step costs about two.
 TRAIN_STEP = 2.0
 CLEAN_STEP = 0.8  # a joint step without images, in joint steps
-LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
+LANCZOS, HESSIAN_STEP = 30, 4.0  # products with the Hessian for a few eigenvalues; one in steps
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def seconds_per_image(profile: Profile, device: str, repeat: int = 3) -> float:
     g = torch.Generator(device).manual_seed(0)
     model = profiles.network(AT, profile, data, None).to(device).eval()
     profiles.initialise(model, g)
-    x, y = data.train.first(min(64, len(data.train)))
+    x, y = data.train.first(min(128, len(data.train)))
     f, times, threads = freeze(model), [], torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker does
     for _ in range(repeat):

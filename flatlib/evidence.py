@@ -62,12 +62,12 @@ def gather(methods="all", profile="digits", seeds=(0,), source="auto", workers=1
 
 def describe(sources):
     """A row per source: how many methods and seeds it has of each table of `tables`."""
-    rows = {}
+    rows = {source: dict.fromkeys(KEYS, "–") for source in sources}
     for source, given in sources.items():
         for name, table in tables(given).items():
             seeds = f" × {table['seed'].nunique()} seeds" if "seed" in table else ""
-            rows.setdefault(source, {})[name] = f"{table['method'].nunique()}{seeds}"
-    return pd.DataFrame(rows).T.reindex(columns=list(KEYS)).fillna("–")
+            rows[source][name] = f"{table['method'].nunique()}{seeds}"
+    return pd.DataFrame(rows).T
 
 
 def models(wide, tidy=()):

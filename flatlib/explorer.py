@@ -23,8 +23,8 @@ def figure(tables, measures, x, y, told=()):
     """Scatter of models with three drop-downs: the table drawn, and the measure along each axis.
 
     tables: heading -> table with a row per method: label, family and columns of `measures`, which
-    maps columns to words; "<column>_std" gives bars. x, y: the columns shown first. Hovering names
-    the method, where it is, and its numbers in the columns `told` of all tables; a click on a
+    maps columns to words. x, y: the columns shown first. Hovering names the method, where it is,
+    and its numbers in the columns `told` of all tables, with "<column>_std" if there; a click on a
     family in the legend hides or shows it.
     """
     for name, column in (("x", x), ("y", y), *(("told", column) for column in told)):
@@ -80,38 +80,34 @@ def _card(method, row, measures, tables):
     if len(rows) > 1:
         lines.append("<i>" + " | ".join(rows) + "</i>")
     for column, words in measures.items():
-        values = [_number(r.get(column), column) for r in rows.values()]
+        values = [_number(row, column) for row in rows.values()]
         if set(values) != {"–"}:
             lines.append(f"{words}: {' | '.join(values)}")
     return "<br>".join(lines)
 
 
-def _number(value, column):
-    if value is None or math.isnan(value):
+def _number(row, column):
+    """A number of a row in words, with its standard deviation over seeds if there is one."""
+    value, std = (float(row.get(name, math.nan)) for name in (column, f"{column}_std"))
+    if math.isnan(value):
         return "–"
-    return f"{value:.1%}" if column.startswith(SHARES) else f"{value:.2f}"
+    form = ".1%" if column.startswith(SHARES) else ".2f"
+    return f"{value:{form}}" + (f" ± {std:{form}}" if math.isfinite(std) else "")
 
 
 def _along(axis, column, measures, parts):
     """What changes when `column` is chosen for an axis: (of each trace, of the layout)."""
-    values, bars = [], []
-    for _, _, df in parts:
-        values.append(_rounded(df.get(column), len(df)))
-        bars.append(_rounded(df.get(f"{column}_std"), 0))
-    style = {"visible": [any(bar) for bar in bars], "thickness": 0.8, "width": 0}
-    styles = {axis: values, f"error_{axis}.array": bars}
-    styles |= {f"error_{axis}.{key}": value if isinstance(value, list) else [value] * len(parts)
-               for key, value in style.items()}  # fmt: skip
+    values = [_rounded(df.get(column, [math.nan] * len(df))) for _, _, df in parts]
+    share = column.startswith(SHARES)
     layout = {f"{axis}axis.title.text": measures[column], f"{axis}axis.autorange": True,
-              f"{axis}axis.tickformat": ".0%" if column.startswith(SHARES) else "",
-              f"{axis}axis.hoverformat": ".1%" if column.startswith(SHARES) else ".2f"}  # fmt: skip
-    return styles, layout
+              f"{axis}axis.tickformat": ".0%" if share else "",
+              f"{axis}axis.hoverformat": ".1%" if share else ".2f"}  # fmt: skip
+    return {axis: values}, layout
 
 
-def _rounded(values, n):
+def _rounded(values):
     """Numbers to four digits, None where there is none: what JSON can say."""
-    known = [math.nan] * n if values is None else values.astype(float).tolist()
-    return [float(f"{v:.4g}") if math.isfinite(v) else None for v in known]
+    return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]
 
 
 def _layout(menus, active):

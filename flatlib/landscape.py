@@ -53,6 +53,33 @@ def slices(
     return pd.DataFrame(rows, columns=["direction", "s", "rloss"])
 
 
+def plane(
+    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, kinds=("random", "random"),
+    points: int = 11, length: float | None = None, per: str = "layer",
+    generator: torch.Generator | None = None, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """RLoss at w + s nu + t mu on a grid of ``points`` x ``points`` values (s, t) in [-1, 1]^2.
+
+    Columns: s, t, rloss (nats, mean over x). The two directions are of the ``kinds`` named, each
+    normalised and scaled as in ``slices``; ``length``, if given, is that of both.
+    """
+    for kind in kinds:
+        checks.choice("kind", kind, KINDS)
+    checks.number("points", points, 2), checks.examples(model, x, y)
+    g = checks.generator(generator, x)
+    w = checks.perturbable(detached(layers(model)))
+    lengths = [radius("length", KINDS[kind] if length is None else length) for kind in kinds]
+    grid, rows = torch.linspace(-1, 1, points).tolist(), []
+    with mode(model, training=False):
+        nu, mu = (direction(_raw(k, model, w, x, y, attack, g, per), w, per) for k in kinds)
+        for s in bar(grid, "rows of the plane", show=progress, leave=False):
+            moved = add(w, nu, s * lengths[0])
+            for t in grid:
+                loss = robust_loss(model, add(moved, mu, t * lengths[1]), x, y, attack, g)
+                rows.append((s, t, loss.mean().item()))
+    return pd.DataFrame(rows, columns=["s", "t", "rloss"])
+
+
 def _raw(kind: str, model, w: Weights, x: Tensor, y: Tensor, attack, g, per: str) -> Weights:
     """A direction of this kind before it is normalised."""
     if kind == "random":

@@ -26,12 +26,11 @@ SCHEDULES = ("const0.05", "late", "cyclic", "cyclic2", "cyclic3", "cyclic4")
 OVERFITTING = stutz(
     "Robust overfitting", "models",
     ("at-rloss-overfits", "Fig. 2", "fig02",
-     "Adversarial training to the end costs robust loss against stopping early (3.91 against 1.53; "
-     "asked here: × 1.2).", Rises(STOPPED, RLOSS, 1.2, ("at",))),
+     "Adversarial training to the end costs robust loss against stopping early (3.91 against 1.53;"
+     " asked here: × 1.2).", Rises(STOPPED, RLOSS, 1.2, ("at",))),
     ("at-rerr-overfits", "Fig. 2", "fig02",
-     "Adversarial training to the end costs robust error as well (61.0 % against 52.3 %; asked here: "
-     "× 1.02).",
-     Rises("rerr_early_stop_pgd", "rerr_test_pgd", 1.02, ("at",))),
+     "Adversarial training to the end costs robust error as well (61.0 % against 52.3 %; asked "
+     "here: × 1.02).", Rises("rerr_early_stop_pgd", "rerr_test_pgd", 1.02, ("at",))),
     ("rloss-overfits-more", "Sec. 3.1", "fig02",
      "Robust loss overfits more than robust error: it grows by a larger factor.",
      RisesMore((STOPPED, RLOSS), ("rerr_early_stop_pgd", "rerr_test_pgd"))),
@@ -45,8 +44,8 @@ OVERFITTING = stutz(
      "Robust overfitting is there with MiSH, SiLU and GeLU as well (asked here: × 1.2).",
      Rises(STOPPED, RLOSS, 1.2, NONLINEAR)),
     ("handling-incorrect-fails", "Fig. 16", "fig16",
-     "Leaving misclassified training images without attack, or attacking the predicted class, does "
-     "not help: robust loss stays (asked here: above 0.9 times that of AT).",
+     "Leaving misclassified training images without attack, or attacking the predicted class, does"
+     " not help: robust loss stays (asked here: above 0.9 times that of AT).",
      Below(RLOSS, ("ignore-incorrect", "no-leaking"), holds=False, factor=0.9)),
     ("mart-dampens", "Fig. 5", "fig05",
      "MART ends with a lower robust loss on misclassified test images than AT.",
@@ -55,8 +54,8 @@ OVERFITTING = stutz(
      "AT-AWP does not prevent overfitting if ξ is small, 0.001 (asked here: × 1.2).",
      Rises(STOPPED, RLOSS, 1.2, ("awp0.001",))),
     ("regularised-do-not-overfit", "Sec. 4.1", "fig05",
-     "AutoAugment, unlabelled images and AT-AWP with ξ = 0.01 avoid overfitting (asked here: robust "
-     "loss at most × 1.05 against stopping early).",
+     "AutoAugment, unlabelled images and AT-AWP with ξ = 0.01 avoid overfitting (asked here: "
+     "robust loss at most × 1.05 against stopping early).",
      Stays(STOPPED, RLOSS, 1.05, ("autoaugment", "unlabeled", "awp0.01"))),
     ("weight-decay-reduces", "Fig. 17", "fig17",
      "The stronger the weight decay, the less robust loss overfits (asked here: Spearman −0.7).",
@@ -65,13 +64,13 @@ OVERFITTING = stutz(
      "Batches of 8 and 16 images overfit less than those of 128.",
      Below("rloss_overfitting", ("batch8", "batch16"))),
     ("fit-against-overfitting", "Sec. G.1", "fig17",
-     "Less overfitting goes with a higher robust loss on training images (no number printed; asked "
-     "here: Pearson −0.5).", Correlates(TRAIN, "rloss_overfitting", 0.5, sign=-1)),
+     "Less overfitting goes with a higher robust loss on training images (no number printed; asked"
+     " here: Pearson −0.5).", Correlates(TRAIN, "rloss_overfitting", 0.5, sign=-1)),
 ) + stutz(
     "Robust overfitting", "curves",
     ("at-curve-rises", "Fig. 2", "fig02",
-     "Along adversarial training test robust loss falls and then rises again (asked here: at the end "
-     "× 1.2 of its lowest).", Climbs("test_rloss", "test_rloss", 1.2)),
+     "Along adversarial training test robust loss falls and then rises again (asked here: at the "
+     "end × 1.2 of its lowest).", Climbs("test_rloss", "test_rloss", 1.2)),
     ("overfits-after-drop", "Fig. 2", "fig02",
      "Robust overfitting starts right after the first fall of the learning rate: test robust loss "
      "is lowest within the next tenth of the training.", LowestAfterDrop()),
@@ -92,22 +91,24 @@ OVERFITTING = stutz(
 LOSS_AND_ERROR = stutz(
     "Robust loss and robust error", "models",
     ("kink", "Fig. 8", "fig08",
-     "Above the robust loss of guessing, 2.3, less of it hardly means less robust error: the slope "
-     "falls to less than half.", Flattens(RLOSS, RERR, KINK)),
+     "Above the robust loss of guessing, 2.3, less of it hardly means less robust error: the slope"
+     " falls to less than half.", Flattens(RLOSS, RERR, KINK)),
     ("mart-blind", "Sec. 4.1", "fig05",
      "MART lowers robust loss much and robust error little (asked here: below 0.8 and not below "
      "0.95 times those of AT).",
      Both((Below(RLOSS, ("mart6",), factor=0.8),
            Below(RERR, ("mart6",), holds=False, factor=0.95)))),
     ("smoothing-blind", "Sec. 4.1", "fig05",
-     "Label smoothing, too, lowers robust loss much and robust error little (asked here: the same).",
+     "Label smoothing, too, lowers robust loss much and robust error little (asked here: the "
+     "same).",
      Both((Below(RLOSS, ("smooth0.3",), factor=0.8),
            Below(RERR, ("smooth0.3",), holds=False, factor=0.95)))),
     ("label-noise-rerr", "Sec. 4.1", "fig05",
      "Label noise reaches a lower robust error than label smoothing with the same expected target "
      "(asked here: for each of τ = 0.1, 0.2, 0.3).",
      Pairs(RERR, tuple((f"noise0.{i}", f"smooth0.{i}") for i in (1, 2, 3)))),
-    ("labels-rloss", "Sec. 4.1", "fig05", "Label noise and label smoothing both lower robust loss.",
+    ("labels-rloss", "Sec. 4.1", "fig05",
+     "Label noise and label smoothing both lower robust loss.",
      Below(RLOSS, ("noise0.3", "smooth0.3"))),
     ("aa-is-no-rloss", "Sec. F", "tab06",
      "AutoAttack underestimates robust loss, PGD robust error (asked here: 95 % of the methods).",

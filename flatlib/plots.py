@@ -67,12 +67,13 @@ def panels(rows=1, columns=1, width=6.0, height=4.4, legend=0.0, gap=0.62):
 
     The margins are fixed in inches, so that labels keep their places whatever is drawn later;
     `legend` inches are left free below, `gap` between rows (0.85 if each has a label and a title).
-    Three rows or more are shown a little coarser, so that a notebook of several stays small.
+    Four panels or more are shown a little coarser, so that a notebook of several stays small.
     """
     with style():
         total = rows * height + legend
-        fig, axes = plt.subplots(rows, columns, figsize=(width, total), squeeze=False,
-                                 dpi=STYLE["figure.dpi"] if rows < 3 else 120)  # fmt: skip
+        dpi = STYLE["figure.dpi"] if rows * columns < 4 else 120
+        size = {"figsize": (width, total), "dpi": dpi}
+        fig, axes = plt.subplots(rows, columns, squeeze=False, **size)
         edges = {"left": 0.72 / width, "right": 1 - 0.12 / width, "top": 1 - 0.32 / total}
         fig.subplots_adjust(bottom=(0.55 + legend) / total, hspace=gap / (height - gap),
                             wspace=0.75 / (width / columns - 0.7), **edges)  # fmt: skip

@@ -131,7 +131,7 @@ def robustbench():
 
 
 def groups(rerr, edges=(0.57, 0.60)):
-    """"good", "average", "poor" (and "worse") robust error: below each edge, and above the last."""
+    """Robust error as "good", "average", "poor" (and "worse"): below each edge, above the last."""
     names = ("good", "average", "poor", "worse")[: len(edges) + 1]
     return pd.cut(rerr, [0, *edges, 1], right=False, labels=names).rename("group")
 

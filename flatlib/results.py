@@ -31,11 +31,16 @@ class Committed:
     unmeasured: int  # measurements asked for that the trained ones lack
 
     def describe(self) -> str:
-        text = f"{self.measurements} measurements of {self.runs} runs are in {self.folder}"
-        if self.untrained or self.unmeasured:
-            text += f"; missing: {self.untrained} runs not trained, "
-            text += f"{self.unmeasured} measurements of trained ones"
-        return text
+        found = f"{_counted(self.measurements, 'measurement')} of {_counted(self.runs, 'run')}"
+        if not self.untrained and not self.unmeasured:
+            return f"{self.folder} has {found}"
+        lacking = f"{_counted(self.untrained, 'run')} not trained, "
+        lacking += f"{_counted(self.unmeasured, 'measurement')} of trained ones"
+        return f"{self.folder} has {found}; missing: {lacking}"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
@@ -60,27 +65,36 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def commit(chosen: list[Run], suite="default") -> Committed:
-    """Merge what there is of a suite into the committed tables; nothing is computed.
+    """Merge the runs that have all of a suite into the committed tables; nothing is computed.
 
-    The rows of the chosen runs replace older ones of the same method, seed and measurement. Rows
-    whose run or protocol is defined differently by now are dropped; all others stay.
+    Of several suites those count that a run has all of. The rows of the chosen runs replace older
+    ones of the same method, seed and measurement. Rows whose run or protocol is defined differently
+    by now are dropped; all others stay.
     """
     trained = [run for run in chosen if run.done]
-    fresh = [suites.rows(run.measured(), run.wanted(suite)) for run in trained]
+    found = {run: rows for run in trained if len(rows := _finished(run, suite))}
+    fresh = list(found.values())
     profile = chosen[0].profile
     folder = paths.RESULTS / profile.name
     paths.RUNS.mkdir(parents=True, exist_ok=True)
-    if not any(map(len, fresh)):
+    if not fresh:
         return Committed(folder, 0, 0, len(chosen) - len(trained), _lacking(trained, suite))
     with FileLock(paths.RUNS / f".{profile.name}-results.lock"):
         table, curves = read(folder)
         table = tidy(_merged(_current(table, profile), fresh, GROUP))
-        curves = _curves(_current(curves, profile), histories(trained))
+        curves = _curves(_current(curves, profile), histories(list(found)))
         _write(folder / "measures.csv", table, "%.6g")
         _write(folder / "history.csv", curves, "%.4g")
     count = sum(len(part.drop_duplicates(GROUP)) for part in fresh)
     missing = len(chosen) - len(trained), _lacking(trained, suite)
-    return Committed(folder, len(trained), count, *missing)
+    return Committed(folder, len(fresh), count, *missing)
+
+
+def _finished(run: Run, suite) -> pd.DataFrame:
+    """The rows of the suites, of those asked for, that the run has all of."""
+    several = not isinstance(suite, str) and all(isinstance(part, str) for part in suite)
+    whole = [part for part in (suite if several else [suite]) if not run.missing(part)]
+    return suites.rows(run.measured(), {triple for part in whole for triple in run.wanted(part)})
 
 
 def _lacking(trained: list[Run], suite) -> int:

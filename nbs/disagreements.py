@@ -25,8 +25,8 @@
 # README says so. We take the printed numbers as the target of a comparison, not
 # as something that must come out to the last digit.
 #
-# **Cost.** With `source = "committed"` seconds. Live, one network is trained and
-# measured with thirteen variants of a measure: two or three minutes at
+# **Cost.** With `source = "committed"` seconds. Live, one network is trained
+# and measured with thirteen variants of a measure: two or three minutes at
 # `digits` on two CPU cores.
 
 # %% [markdown]
@@ -110,15 +110,17 @@ PAIRS = {  # what is changed -> the usual way, the other way
 #
 # One network, trained by AT, measured both ways. The first four rows are
 # average-case flatness (the fourth of the clean loss), the next four worst-case
-# flatness, the last one is RLoss. Random numbers are drawn afresh for every
-# row; `std` is over the draws of $\nu$ in the first rows and over restarts of
-# the joint attack in those of the worst case, so differences well below it are
-# noise.
+# flatness, the last one is RLoss. In the second and third row the same $\nu$
+# are made shorter; elsewhere random numbers are drawn afresh. `std` is over the
+# draws of $\nu$ in the first rows (their mean varies less, by the root of the
+# number of draws) and over restarts of the joint attack in those of the worst
+# case.
 
 # %%
 measures, _ = runs.collect("at", profile, seeds, source, workers, "choices")
 names = measures["measure"].str.removeprefix("choice_")
-both = measures.assign(measure=names).groupby("measure")[["value", "std"]].mean()
+both = measures.assign(measure=names).groupby("measure")
+both = both[["value", "std"]].mean()
 rows = {
     what: {
         "usual": both.loc[usual, "value"],
@@ -179,11 +181,11 @@ ratio = effect["ratio"]
 code = ratio["shared ν and step 0.01, as released"]
 Markdown(f"""
 At profile `{profile}`, drawing ν on the surface or uniformly in the ball makes
-a factor of {ratio['ν uniform in the ball']:.2f}, and sharing it among all images
-one of {ratio['ν shared by all images (average)']:.2f} in the average case: such
-choices hardly matter. Others do. A ν of *any* length up to the radius would give
-{ratio['ν of any length up to the radius']:.2f} times the flatness. One ν for all
-images, where the paper has one per batch, gives
+a factor of {ratio['ν uniform in the ball']:.2f}, and sharing it among all
+images one of {ratio['ν shared by all images (average)']:.2f} in the average
+case: such choices hardly matter. Others do. A ν of *any* length up to the
+radius would give {ratio['ν of any length up to the radius']:.2f} times the
+flatness. One ν for all images, where the paper has one per batch, gives
 {ratio['ν shared by all images (worst)']:.2f} times the worst-case flatness, and
 the released step on top {code:.2f} times. The smaller of the two worst-case
 radii gives {ratio['worst-case radius 0.00075']:.2f} times. Which restart counts

@@ -26,15 +26,15 @@
 #
 # **Before reading.** The default profile has small images of digits, a few
 # hundred for training, and a small network: a setting in which the phenomenon
-# can be studied in minutes, not CIFAR-10. Agreement there says that an effect is
-# not peculiar to CIFAR-10 and ResNet-18. Disagreement does not refute the
+# can be studied in minutes, not CIFAR-10. Agreement there says that an effect
+# is not peculiar to CIFAR-10 and ResNet-18. Disagreement does not refute the
 # paper: it says that the effect needs something that is missing here.
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names
-seeds: list = [0, 1, 2]  # networks per method that count, where there are several
+seeds: list = [0, 1, 2]  # networks per method, as far as there are several
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
@@ -63,6 +63,9 @@ value = found.pivot(index="id", columns="source", values="value")
 here = (verdict[profile] + " (" + shown[profile] + ")").str.removesuffix(" ()")
 evidence.describe(sources)
 
+# %% tags=["hide-input"]
+Markdown(plots.caption(ours["tidy"]))
+
 # %% [markdown]
 # ## The main relation
 
@@ -90,18 +93,19 @@ rows = found[found["id"].isin(NAMES)].set_index("id")
 fig, axes = plots.panels(height=4.4, legend=0.3)
 ax = axes[0, 0]
 with plots.style():
-    looks = {"printed": ("o", "#D55E00", -0.16), profile: ("s", "#0072B2", 0.16)}
+    looks = {"printed": ("o", "#D55E00", -0.16)}
+    looks[profile] = ("s", "#0072B2", 0.16)
     for name, (marker, color, shift) in looks.items():
         part = rows[rows["source"] == name].reindex(list(NAMES))
         spread = [part["value"] - part["low"], part["high"] - part["value"]]
         ax.errorbar(
-            part["value"], np.arange(len(part)) + shift, xerr=spread, fmt=marker,
-            color=color, markersize=4.5, elinewidth=1.2, label=name,
+            part["value"], np.arange(len(part)) + shift, xerr=spread,
+            fmt=marker, color=color, markersize=4.5, elinewidth=1.2, label=name,
         )
     ax.set_yticks(range(len(NAMES)), NAMES.values())
     ax.invert_yaxis()
     ax.axvline(0, color="#444444", linewidth=0.8)
-    ax.set(xlabel="Pearson", xlim=(-1, 1))
+    ax.set(xlabel="Pearson", xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
     fig.subplots_adjust(left=0.42)
     fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncols=2)
 folder = paths.ROOT / "_build" / "figures" / profile
@@ -113,18 +117,18 @@ Markdown(f"""
 Over methods, robust loss (RLoss) and average-case flatness go together:
 {shown.loc['pearson', 'printed']} on the printed numbers,
 **{shown.loc['pearson', profile]}** at profile `{profile}`. Their ranks:
-{here['spearman']}. Taken on training images, flatness still tells: 
+{here['spearman']}. Taken on training images, flatness still tells:
 {here['train-flatness']}. Within the settings of one method:
 {here['sweeps']}.
 """)
 
 # %% [markdown]
 # A correlation over methods is no proof that flatness *causes* robustness. The
-# methods differ in many ways at once, and one of them suffices: a network that
-# is sure of itself has a high loss where it errs, and its loss also changes
-# more when weights change. That RLoss on training images predicts overfitting
-# about as well as flatness does (the last but two of the bars) fits this
-# reading. The paper does not claim more than the relation.
+# methods differ in many ways at once, and one of them may suffice: a network
+# that is sure of itself has a high loss where it errs, and its loss also
+# changes more when weights change. In the printed numbers RLoss on training
+# images predicts overfitting as well as flatness does, which fits this reading.
+# The paper claims the relation, not a cause.
 
 # %% [markdown]
 # ## Overfitting
@@ -143,16 +147,19 @@ at = wide.loc["at"]
 curve = ours["history"]
 curve = curve[curve["method"] == "at"].dropna(subset=["test_rloss"])
 lowest = curve.loc[curve.groupby("seed")["test_rloss"].idxmin()]
+quiet = at["rerr_test_pgd"] < 1.02 * at["rerr_early_stop_pgd"]
 Markdown(f"""
-RLoss of adversarial training overfits here, too: {here['at-curve-rises']}. But
-robust error (RErr) does not: it is {at['rerr_early_stop_pgd']:.1%} at the
-early-stopped epoch and {at['rerr_test_pgd']:.1%} at the end. Early stopping, in
-the paper and here, looks at RErr; it can find nothing where RErr does not
-overfit, and most claims about it fail for this reason alone. The lowest RLoss
-comes at {lowest['progress'].mean():.0%} of the training, not after the first
-fall of the learning rate. Misclassified images suffer most
-({here['incorrect-rise-more']}), but with a clean error of
-{at['err_test']:.1%} there are few of them: {here['incorrect-carry']}.
+That test RLoss of adversarial training rises again: {here['at-curve-rises']}.
+Robust error (RErr) is {at['rerr_early_stop_pgd']:.1%} at the early-stopped
+epoch and {at['rerr_test_pgd']:.1%} at the end: it overfits
+{'hardly' if quiet else 'as well'}. Early stopping, in the paper and here, looks
+at RErr; where RErr does not overfit it has nothing to find, and what the paper
+says of it cannot hold. The lowest RLoss comes at
+{lowest['progress'].mean():.0%} of the training; that this is right after the
+first fall of the learning rate: {here['overfits-after-drop']}. RLoss of
+misclassified images rises further: {here['incorrect-rise-more']}. But at a
+clean error of {at['err_test']:.1%} there are few of them; that they carry most
+of the rise: {here['incorrect-carry']}.
 """)
 
 # %% [markdown]
@@ -169,16 +176,17 @@ tables.Ledger(found.set_index("id").loc[others].reset_index(), pages)
 # %% tags=["hide-input"]
 worst, average = value.loc["worst-case-related"], value.loc["pearson"]
 order = "less" if worst[profile] < average[profile] else "no less"
+order = order if worst[profile] == worst[profile] else "nothing yet"
 Markdown(f"""
 In the paper worst-case flatness says less about RLoss than average-case
 flatness (Pearson {worst['printed']:.2f} against {average['printed']:.2f}). Here
 it says {order} ({worst[profile]:.2f} against {average[profile]:.2f}). The paper
 itself finds worst-case flatness to depend strongly on its radius and on the
-training run. Measured with one small step per iteration and a fresh
-perturbation for every batch, it is also small here (AT:
+training run. It is much smaller here (AT:
 {at['worst_flatness_rloss']:.2f}, printed:
-{published.stutz2021().loc['at', 'worst_flatness_rloss']:.2f}), close to a
-gradient norm, which goes with the loss.
+{published.stutz2021().loc['at', 'worst_flatness_rloss']:.2f}): a change so
+small is nearly linear in the weights, so it measures the gradient of the loss,
+which tends to grow with the loss. That may be why it does well.
 """)
 
 # %% [markdown]
@@ -195,17 +203,19 @@ tables.Ledger(found[found["id"].isin(differ)], pages)
 # %% tags=["hide-input"]
 open_ = verdict.loc[verdict["printed"] == "not printed", profile].value_counts()
 Markdown(f"""
-{len(decided) - len(differ)} of {len(decided)} claims that can be decided on both
-sides get the same verdict. Of those that the paper shows in figures only,
+{len(decided) - len(differ)} of {len(decided)} claims that can be decided on
+both sides get the same verdict. Of those that the paper shows in figures only,
 {open_.get('holds', 0)} hold here and {open_.get('fails', 0)} fail.
 """)
 
 # %% [markdown]
-# Three differences of the setting explain most of this list. *RErr hardly
-# overfits here*, as said above. *Images are digits*: self-supervision asks by
-# how many quarters an image was turned, an odd question where a turned 6 is a
-# 9, and most augmentations are left out. *Networks are small and see few
-# images*: all of them fit the training images, so methods differ less.
+# At the default profile three differences of the setting lie behind most of
+# this list. *RErr hardly overfits*, as said above. *Images are digits*:
+# self-supervision asks by how many quarters an image was turned, an odd
+# question where a turned 6 is a 9, and most augmentations are left out.
+# *Training is short of images*: with a few hundred of them RLoss is lowest
+# after an eighth of the training, long before the learning rate falls, and
+# nearly all methods fit what they see.
 
 # %% [markdown]
 # ## In the printed numbers themselves
@@ -225,14 +235,14 @@ against = {
 both = published.robustbench()[[FLAT, RLOSS]].corr("spearman").iloc[0, 1]
 fail = ", ".join(verdict.index[verdict["printed"] == "fails"])
 Markdown(f"""
-On the paper's own tables {(verdict['printed'] == 'holds').sum()} claims hold and
-{(verdict['printed'] == 'fails').sum()} fails ({fail}): with one or two cycles of
-a cyclic learning rate, the last network is as good as the early-stopped one.
-Two sweeps that Fig. 19 leaves out run against the trend: over learning rates
-Pearson of RLoss and flatness is {against['learning rate']:.2f}, over batch sizes
-{against['batch size']:.2f}. And among the eight networks of RobustBench the order
-is reversed, too (Spearman {both:.2f}). The relation holds over many methods; it
-is not a law for any few.
+On the paper's own tables {(verdict['printed'] == 'holds').sum()} claims hold
+and {(verdict['printed'] == 'fails').sum()} fails ({fail}): with one or two
+cycles of a cyclic learning rate, the last network is as good as the
+early-stopped one. Two sweeps that Fig. 19 leaves out run against the trend:
+over learning rates Pearson of RLoss and flatness is
+{against['learning rate']:.2f}, over batch sizes {against['batch size']:.2f}.
+And among the eight networks of RobustBench the order is reversed, too (Spearman
+{both:.2f}). The relation holds over many methods; it is not a law for any few.
 """)
 
 # %% [markdown]
@@ -241,5 +251,5 @@ is not a law for any few.
 # The intervals above are over methods. Where each method has one network, the
 # noise of training is not in them, and differences between two methods of a few
 # percent mean nothing. What would tell more: the same methods on CIFAR-10
-# (`profile = "cifar10-small"` takes an evening on one GPU, the paper's own size
-# days), and several seeds for each.
+# (`profile = "cifar10-small"` takes hours on one GPU, the paper's own size
+# weeks), and several seeds for each.

@@ -35,7 +35,7 @@
 profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names
-seeds: list = [0, 1, 2]  # networks per method that count, where there are several
+seeds: list = [0, 1, 2]  # networks per method, as far as there are several
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
@@ -43,7 +43,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import claims, evidence, paths, plots, runs, tables
+from flatlib import claims, evidence, paths, plots, tables
 
 # %% [markdown]
 # ## Sources
@@ -56,8 +56,13 @@ for folder in sorted(paths.RESULTS.glob("*/measures.csv")):
     if other not in (profile, "smoke"):
         sources[other] = evidence.gather("all", other, seeds, "committed")
 found = claims.verdicts(sources)
-said = evidence.describe(sources)
-said
+evidence.describe(sources)
+
+# %% [markdown]
+# Of ours: how the numbers were taken.
+
+# %% tags=["hide-input"]
+Markdown(plots.caption(ours["tidy"]))
 
 # %% [markdown]
 # ## In one look

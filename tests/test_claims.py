@@ -97,8 +97,9 @@ IDEAL = ideal()
 
 def upside_down(rows):
     """Curves that fall where they rose and the other way round."""
-    numbers = [c for c in rows.select_dtypes("number") if c not in ("seed", "epoch", "progress", "lr", "xi")]
-    return rows.assign(**(1e3 - rows[numbers]))
+    kept = ["seed", "epoch", "progress", "lr", "xi"]
+    numbers = rows.select_dtypes("number").drop(columns=kept, errors="ignore")
+    return rows.assign(**(1e3 - numbers))
 
 
 def worlds():
@@ -119,16 +120,19 @@ def worlds():
              "_early_stop_pgd": "_test_pgd", "@smallest": "@largest",
              "flatness_rloss_train": "flatness_rloss"}  # fmt: skip
     for one, other in swaps.items():
-        there = {c: c.replace(one, other) for c in wide if one in c and c.replace(one, other) in wide}
+        there = {c: c.replace(one, other) for c in wide if one in c}
+        there = {old: new for old, new in there.items() if new in wide}
         yield {"wide": wide.rename(columns=there | {new: old for old, new in there.items()})}
     runs = IDEAL["tidy"]
     swapped = runs["measure"].replace({FLAT: "avg_flatness_loss", "avg_flatness_loss": FLAT})
     yield {"tidy": runs.assign(measure=swapped)}
-    yield {"tidy": runs.assign(value=runs["value"].where(runs["measure"] == "rloss", -runs["value"]))}
+    turned = runs["value"].where(runs["measure"] == "rloss", -runs["value"])
+    yield {"tidy": runs.assign(value=turned)}
     yield {"tidy": runs.assign(value=runs["value"].where(runs["xi"] != 0.25, runs["value"] * 9))}
     yield {"tidy": runs.assign(value=runs["value"].where(runs["xi"] != 0.005, runs["value"] / 9))}
-    yield {"tidy": runs[runs["method"].isin(["at", "none"])].pipe(
-        lambda at: pd.concat([at, *(at.assign(method=m) for m in ("ssl4", "awp0.01", "unlabeled"))]))}
+    at = runs[runs["method"] == "at"]
+    alike = [at.assign(method=m) for m in ("at", "ssl4", "awp0.01", "unlabeled")]
+    yield {"tidy": pd.concat(alike)}
     yield {"versions": IDEAL["versions"].mul([1.0, 2.0, 3.0], axis=0)}
     beside = IDEAL["robustbench"]
     yield {"robustbench": beside.assign(**(30 - beside[["rloss_test_pgd", FLAT]]))}
@@ -251,13 +255,35 @@ def test_ledgers_of_ones_own_are_decided_too():
     assert found(df, [own]) == {"mine": "holds"} and found(-df, [own]) == {"mine": "fails"}
 
 
+def test_what_is_measured_is_gathered_however_little(monkeypatch, tmp_path):
+    """The committed rows of a run, whichever suites; those of another definition do not count."""
+    monkeypatch.setattr(evidence.paths, "RESULTS", tmp_path)
+    (run,) = evidence.runs.select("at", "smoke", [0])
+    row = {"method": "at", "seed": 0, "which": "last", "epoch": 4, "split": "test", "n": 40,
+           "key": run.key, "profile": "smoke", "attack": "none", "value": 0.5}  # fmt: skip
+    rows = [row | {"asked": "robustness", "measure": "err", "protocol": run.protocol("robustness")},
+            row | {"asked": "hessian", "measure": "lambda_max", "protocol": run.protocol("hessian")},
+            row | {"asked": "worst", "measure": "worst_flatness_loss", "protocol": "old"}]  # fmt: skip
+    (tmp_path / "smoke").mkdir()
+    table = pd.DataFrame(rows).assign(std=np.nan, xi=np.nan, at=np.nan)
+    table.to_csv(tmp_path / "smoke" / "measures.csv", index=False)
+    history = pd.DataFrame({"method": ["at"], "seed": 0, "epoch": 0, "key": run.key, "lr": 0.1})
+    history.to_csv(tmp_path / "smoke" / "history.csv", index=False)
+    given = evidence.gather("table1", "smoke", [0, 1], "committed")
+    there = evidence.tables(given)
+    assert there["models"].loc[0, ["method", "err_test", "lambda_max"]].tolist() == ["at", 0.5, 0.5]
+    assert "worst_flatness_loss" not in there["models"] and len(there["curves"]) == 1
+    assert evidence.describe({"x": given}).loc["x", "models"] == "1 × 1 seeds"
+    assert evidence.gather(["mart6"], "smoke", [0], "committed") == {}
+
+
 def test_columns_from_other_suites_join_the_models():
     rows = {"method": "at", "seed": 0, "which": "last", "split": "test", "attack": "none"}
     lines = [rows | {"asked": "lines", "measure": "line_random", "at": s, "value": abs(s) + 1}
              for s in (-1, -0.5, 0, 0.5, 1)]  # fmt: skip
     radii = [rows | {"asked": "radii", "measure": FLAT, "xi": xi, "value": xi} for xi in (0.25, 1)]
     curved = [rows | {"asked": "hessian", "measure": "lambda_max", "value": 9.0}]
-    other = [rows | {"asked": "hessian", "measure": "lambda_max", "value": 5.0, "which": "epoch-003"}]
+    other = [curved[0] | {"value": 5.0, "which": "epoch-003"}]
     wide = pd.DataFrame({"method": ["at"], "seed": [0], FLAT: [0.5]})
     df = evidence.models(wide, pd.DataFrame(lines + radii + curved + other)).iloc[0]
     assert (df["line_random_rise"], df["lambda_max"], df[FLAT]) == (1, 9, 0.5)

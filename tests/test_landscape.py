@@ -7,7 +7,7 @@ import torch
 
 from flatlib import PGD, as_function, evaluate, layers, slices
 from flatlib.hessian import top_eigenvector
-from flatlib.landscape import KINDS, ascent
+from flatlib.landscape import KINDS, ascent, plane
 from flatlib.losses import cross_entropy
 from flatlib.weights import add, detached, direction, norms, sample
 
@@ -136,3 +136,23 @@ def test_a_hessian_slice_follows_the_normalised_eigenvector(robust, xy):
     want = [cross_entropy(f(add(w, nu, s * 0.5), xy.x), xy.y).mean().item() for s in (-1, 0, 1)]
     got = slices(robust, *xy, None, "hessian", n=5, points=3)
     assert got.rloss.tolist() == pytest.approx(want, rel=1e-3) and min(want) == want[1]
+
+
+def test_a_plane_in_a_loop(tiny, xy):
+    f, w, g = as_function(tiny), detached(layers(tiny)), seeded()
+    nu, mu = (direction(sample(w, 1.0, g), w) for _ in range(2))
+    got = plane(tiny, *xy, FIXED, points=3, length=0.3, generator=seeded())
+    assert got.columns.tolist() == ["s", "t", "rloss"] and len(got) == 9
+    for s, t, rloss in got.itertuples(index=False):
+        moved = {k: w[k] + 0.3 * (s * nu[k] + t * mu[k]) for k in w}
+        x_adv = FIXED(lambda p, v=moved: f(v, p), *xy)
+        assert rloss == pytest.approx(cross_entropy(f(moved, x_adv), xy.y).mean().item(), abs=1e-4)
+    assert got.rloss.nunique() == 9
+
+
+def test_a_plane_of_two_kinds_has_two_lengths(robust, xy):
+    got = plane(robust, *xy, None, ("hessian", "adversarial"), points=3)
+    line = slices(robust, *xy, None, "hessian", points=3)
+    assert got[got.t == 0].rloss.tolist() == pytest.approx(line.rloss.tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="kind='steepest'"):
+        plane(robust, *xy, None, ("random", "steepest"))

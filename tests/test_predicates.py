@@ -52,7 +52,8 @@ ACROSS = [  # predicate, a table on which it holds, one on which it fails
     (comparisons.Ordered("x", "e", NAMES, True), table(x=-up, e=up), table(x=up, e=up)),
     (comparisons.Below("x", ("m1", "m2"), "m0"), table(x=20 - up), table(x=[3, 1, 4] + [0] * 9)),
     (comparisons.Below("x", ("m1",), "m0", holds=False), table(x=up + 1), table(x=20 - up)),
-    (comparisons.Below("x", ("m1",), "m0", factor=0.5), table(x=[4, 1] + [9] * 10), table(x=20 - up)),
+    (comparisons.Below("x", ("m1",), "m0", factor=0.5), table(x=[4, 1] + [9] * 10),
+     table(x=20 - up)),
     (comparisons.Lowest("x", "m0"), table(x=up), table(x=20 - up)),
     (comparisons.Pairs("x", (("m0", "m1"), ("m2", "m3"))), table(x=up + 1),
      table(x=[1, 2, 4, 3] + [1] * 8)),
@@ -80,7 +81,8 @@ ALONG = [
      course(test_rloss=-up, **RATES)),
     (along.Continues(), course(test_rloss=down_up, train_rloss=9 - up / 2),
      course(test_rloss=down_up, train_rloss=up + 9)),
-    (along.RisesFurther(), course(test_rloss=down_up, test_rloss_correct=up, test_rloss_incorrect=2 * up),
+    (along.RisesFurther(),
+     course(test_rloss=down_up, test_rloss_correct=up, test_rloss_incorrect=2 * up),
      course(test_rloss=down_up, test_rloss_correct=2 * up, test_rloss_incorrect=up)),
     (along.CarriesMost(),
      course(**ERR, test_rloss=down_up, test_rloss_correct=up, test_rloss_incorrect=2 * up),
@@ -133,7 +135,8 @@ def test_constant_columns_and_few_methods_stay_open():
 def test_intervals_cover_the_value_and_repeat():
     rng = np.random.default_rng(1)
     df = table(x=up + rng.normal(size=12), y=up + rng.normal(size=12), z=wild)
-    for predicate in (predicates.Correlates("x", "y", 0.5), predicates.CorrelatesLess("z", "x", "y")):
+    correlates = predicates.Correlates("x", "y", 0.5)
+    for predicate in (correlates, predicates.CorrelatesLess("z", "x", "y")):
         first, second = predicate(df), predicate(df)
         assert first == second and first.low < first.value < first.high
 
@@ -142,9 +145,8 @@ def test_a_run_that_does_not_overfit_carries_nothing():
     flat = course(test_rloss=10 - up, test_err=0.5, test_rloss_correct=9 - up,
                   test_rloss_incorrect=9 - up)  # fmt: skip
     assert along.CarriesMost()(flat).shown == "test RLoss does not rise"
-    assert not along.RisesFurther()(flat).holds and not along.Continues()(
-        flat.assign(train_rloss=9 - up / 2)
-    ).holds
+    assert not along.RisesFurther()(flat).holds
+    assert not along.Continues()(flat.assign(train_rloss=9 - up / 2)).holds
 
 
 def test_the_drop_is_that_of_the_learning_rate():

@@ -87,6 +87,30 @@ def test_worst_case_without_the_misprinted_row():
     assert round(published.correlation(both, SHARP, RLOSS).pearson, 3) == 0.507
 
 
+def test_table2_is_of_methods_of_the_catalogue_and_two_scaled_ones():
+    two, rerr = published.table2(), published.stutz2021()["rerr_test_aa"]
+    own = two[~two.index.str.contains(",")]
+    assert len(two) == 11 and len(own) == 9 and two.loc["at, scaled-2", "lambda_max"] == 505
+    assert (own["rerr_test_aa"] == rerr[own.index]).all()  # the rows meant are those of Table 5
+    assert two.loc["batch8", "label"] == "Batch size 8"
+
+
+def test_robustbench_joins_tables_3_and_4():
+    df = published.robustbench()
+    assert len(df) == 8 and df.index.name == "model" and df.columns.is_unique
+    carmon = df.loc["Carmon et al. 2019"]
+    assert (carmon["rerr_test_aa"], carmon["rloss_test_pgd"]) == (0.408, 1.02)
+    assert df.notna().all(axis=None)
+
+
+def test_groups_of_tables_1_and_5():
+    assert published.groups(published.table1()["rerr_test_aa"]).value_counts().to_dict() == {
+        "good": 7, "poor": 7, "average": 5}  # fmt: skip
+    rerr = published.stutz2021()["rerr_test_aa"]
+    found = published.groups(rerr, (0.57, 0.60, 0.6281)).value_counts(sort=False)
+    assert found.to_dict() == {"good": 14, "average": 22, "poor": 26, "worse": 12}
+
+
 def test_misprint_touches_one_cell():
     keep, missing = published.stutz2021("keep"), published.stutz2021()
     where = keep.ne(missing)

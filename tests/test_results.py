@@ -2,11 +2,13 @@
 
 import pytest
 
-from flatlib import paths, runs
+from flatlib import paths, results, runs
 from flatlib.methods import TABLE1
-from flatlib.suites import DEFAULT
+from flatlib.suites import FIXED, THROUGH
 
-SEEDS = (0, 1, 2)
+TABLE, HISTORY = results.read(paths.RESULTS / "digits")
+SEEDS = sorted(set(TABLE.seed))
+THERE = sorted(set(zip(TABLE.method, TABLE.seed)))
 
 
 @pytest.fixture(scope="module")
@@ -14,10 +16,34 @@ def committed():
     return runs.collect("table1", "digits", SEEDS, source="committed")
 
 
-def test_every_default_measure_of_every_run_is_there(committed):
-    table, _ = committed
-    asked = set(zip(table.method, table.seed, table.asked, table.which, table.split))
-    assert asked == {(m, s, *what) for m in TABLE1 for s in SEEDS for what in DEFAULT}
+def test_whole_seeds_are_there_from_0_on_with_all_of_table_1():
+    assert SEEDS == list(range(len(SEEDS))) and SEEDS
+    for seed in SEEDS:
+        assert set(TABLE1) <= {method for method, s in THERE if s == seed}
+
+
+@pytest.mark.parametrize("method, seed", THERE)
+def test_a_run_has_every_default_measure_by_the_present_definitions(method, seed):
+    table, history = runs.collect(method, "digits", (seed,), source="committed")
+    assert not table.empty and not history.empty
+
+
+@pytest.mark.parametrize("suite", [*FIXED, *THROUGH])
+def test_a_suite_is_there_whole_or_not_at_all(suite):
+    """A measurement may belong to several suites: the last model's to those through training."""
+    for method, seed in THERE:
+        (run,) = runs.select(method, "digits", (seed,))
+        wanted = set(run.wanted(suite)) - set(run.wanted(("default", "hessian", "radii")))
+        mine = TABLE[(TABLE.method == method) & (TABLE.seed == seed)]
+        found = wanted & set(zip(mine.asked, mine.which, mine.split))
+        assert found in (set(), wanted), (method, seed, wanted - found)
+
+
+def test_no_measurement_is_there_twice():
+    key = ["method", "seed", "asked", "which", "split", "measure", "attack", "xi", "at", "draws"]
+    key += ["scope"]
+    twice = TABLE.duplicated(key) & (TABLE.asked != "choices")  # told apart by their names
+    assert not twice.any(), TABLE[twice]
 
 
 def test_every_row_says_where_it_is_from(committed):
@@ -30,6 +56,7 @@ def test_the_histories_cover_the_training_of_every_run(committed):
     _, history = committed
     last = history.groupby(["method", "seed"]).progress.max()
     assert len(last) == len(TABLE1) * len(SEEDS) and (last == 1).all()
+    assert set(zip(HISTORY.method, HISTORY.seed)) == set(THERE)
 
 
 def test_robust_overfitting_and_the_correlation_are_in_the_committed_tables(committed):

@@ -379,16 +379,20 @@ def test_committed_results_need_no_run(committed, at, training_is_forbidden):
 
 
 def test_committed_results_that_lack_a_run_say_which(committed):
-    with pytest.raises(ValueError, match=r"mish.*seed 0.*source='live'"):
-        runs.collect(["at", "mish"], "smoke", source="committed")
-    with pytest.raises(ValueError, match=r"at.*seed 3"):
-        runs.collect("at", "smoke", seeds=(0, 3))
+    table, history = runs.collect(["at", "mish"], "smoke", seeds=(0, 3), source="committed")
+    assert set(table.method) == set(history.method) == {"at"}
+    assert table.attrs["lacking"] == "not measured yet: seed 0 of mish; seed 3 of all methods"
+    assert "lacking" not in runs.collect("at", "smoke", source="committed")[0].attrs
+    with pytest.raises(ValueError, match=r"methods='mish'.*seeds=\[0\].*source='live'"):
+        runs.collect("mish", "smoke", source="committed")
+    with pytest.raises(ValueError, match="suite 'lines'"):
+        runs.collect("at", "smoke", source="committed", suite="lines")
 
 
 def test_results_of_another_protocol_do_not_count(committed, monkeypatch):
     table = pd.read_csv(committed / "measures.csv", dtype={"protocol": str})
     table.assign(protocol="abcdef").to_csv(committed / "measures.csv", index=False)
-    with pytest.raises(ValueError, match="as they are defined now.*at"):
+    with pytest.raises(ValueError, match="methods='at'.*as they are defined now"):
         runs.collect("at", "smoke")
 
 

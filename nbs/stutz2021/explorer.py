@@ -78,9 +78,9 @@ ours = relations.means(networks)
 # %% [markdown]
 # ## Published, measured
 #
-# RErr and Err are in percent. Measured points are means over seeds, with bars
-# of one standard deviation where there are several seeds. In print, use the
-# pictures of Figs. 1, 8, 9 and 13.
+# RErr and Err are in percent. Measured points are means over seeds, ± the
+# standard deviation where there are several seeds. In print, use the pictures
+# of Figs. 1, 8, 9 and 13.
 
 # %% tags=["hide-input"]
 tables = {f"measured, {profile}": ours, "published, CIFAR-10": printed}

@@ -165,7 +165,7 @@ with plots.style():
                 label=f"attack maximises {kind.upper()}")
     ax.set(xlabel="epoch / epochs", ylabel="RLoss (test)", xlim=(0, 1))
     ax.legend(loc="best")
-curves.headroom(ax)
+curves.headroom(ax, after=0)
 plots.save(fig, both, "stutz2021_fig17_trades", folder)
 plt.show()
 
@@ -196,11 +196,11 @@ claims.table({"published": claims.printed(), "measured": measured}, about)
 # ## Reading
 
 # %% tags=["hide-input"]
-order = rise["last / lowest"].sort_values()
+order = rise["last / lowest"].dropna().sort_values()
 calm, steep = order.index[0], order.index[-1]
 fits = rise["train"].corr(rise["last / lowest"], "spearman")
 Markdown(f"""
-At profile `{profile}`, over {len(rise)} settings, test RLoss ends between
+At profile `{profile}`, over {len(order)} settings, test RLoss ends between
 {order.iloc[0]:.2f} ({names.get(calm, calm)}) and {order.iloc[-1]:.2f}
 ({names.get(steep, steep)}) times its lowest value. The rank correlation of this
 ratio with the last RLoss on training images is **{fits:.2f}**: below zero means

@@ -124,6 +124,7 @@ curves.small_multiples(axes, len(shown), "RLoss")
 curves.share(axes)
 lines = {"test": "-", "train": ":", "test, early-stopped": "--"}
 curves.key(fig, lines)
+fig.set_dpi(110)  # many panels: keeps the notebook small
 folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, history, "stutz2021_fig20", folder)
 plt.show()
@@ -136,6 +137,7 @@ for ax, name in zip(axes.flat, shown):
 curves.small_multiples(axes, len(shown), "RErr")
 curves.share(axes, low=0, high=1)
 curves.key(fig, lines)
+fig.set_dpi(110)
 levels = stopped[["epoch", "progress", "rloss", "rerr"]]
 plots.save(fig, levels, "stutz2021_fig20_early_stopping", folder)
 plt.show()

@@ -41,7 +41,13 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from flatlib import (
-    claims, paths, plots, profiles, published, runs, tables,
+    claims,
+    paths,
+    plots,
+    profiles,
+    published,
+    runs,
+    tables,
 )
 
 pd.set_option("display.max_colwidth", None)

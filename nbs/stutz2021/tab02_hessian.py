@@ -101,9 +101,10 @@ tables.sheet(table, COLUMNS, printed["label"].to_dict())
 
 # %%
 parts = ["at", *(f"at, {scale}" for scale in scales)] if scales else []
+there = printed.reindex(parts)
 mean = ours.groupby("method").mean().reindex(parts)
 pd.DataFrame({
-    "published, × λ_max": printed[LAMBDA].reindex(parts) / printed[LAMBDA]["at"],
+    "published, × λ_max": there[LAMBDA] / printed.loc["at", LAMBDA],
     "measured, × λ_max": mean[LAMBDA] / mean[LAMBDA].get("at"),
     "RErr by PGD": mean.get("rerr_test_pgd"),
 }).round(3).rename(printed["label"]).rename_axis(None)

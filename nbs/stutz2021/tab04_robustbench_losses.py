@@ -16,11 +16,11 @@
 # %% [markdown]
 # # Table 4: networks of RobustBench, losses
 #
-# **Claim.** Networks of RobustBench have less robust loss (RLoss) than those of the
-# paper, and lie in flatter minima.
+# **Claim.** Networks of RobustBench have less robust loss (RLoss) than those of
+# the paper, and lie in flatter minima.
 #
-# **Cost.** Seconds. To measure the networks takes a GPU, a download of about
-# 1.5 GB and some hours (shared with Table 3):
+# **Cost.** Seconds. To measure the networks takes a GPU, a download of more
+# than a gigabyte and some hours (shared with Table 3):
 #
 #     pip install robustbench
 #     python nbs/run.py tab04 -p profile cifar10 -p source live
@@ -43,7 +43,14 @@ import pandas as pd
 from IPython.display import Markdown
 
 from flatlib import (
-    claims, paths, plots, profiles, published, robustbench, runs, tables,
+    claims,
+    paths,
+    plots,
+    profiles,
+    published,
+    robustbench,
+    runs,
+    tables,
 )
 
 pd.set_option("display.max_colwidth", None)
@@ -127,11 +134,11 @@ rest = published.stutz2021()
 rank = printed[[FLAT, Y]].corr("spearman").iloc[0, 1]
 unsure = printed["loss_test"].idxmax()
 Markdown(f"""
-Printed RLoss of these networks lies between {printed[Y].min():.2f} and
-{printed[Y].max():.2f}, that of the paper's own 74 between {rest[Y].min():.2f}
-and {rest[Y].max():.2f}. *Among* the eight the order is rather the reverse: the
-rank correlation of flatness and RLoss is {rank:.2f}. They differ in
-architecture, data and loss; the outputs of {unsure} are so
+Printed RLoss of these networks lies between
+{printed[Y].min():.2f} and {printed[Y].max():.2f}, that of the paper's own 74
+between {rest[Y].min():.2f} and {rest[Y].max():.2f}. *Among* the eight the
+order is rather the reverse: the rank correlation with flatness is {rank:.2f}.
+They differ in architecture, data and loss; the outputs of {unsure} are so
 unsure (clean Loss {printed.loc[unsure, 'loss_test']:.2f}) that little can
 change them, which is another way to be flat.
 """)

@@ -137,7 +137,7 @@ Markdown(f"""
 At profile `{profile}`, over {len(order)} methods, measured RErr under
 AutoAttack runs from {order.iloc[0]:.1%} ({order.index[0]}) to
 {order.iloc[-1]:.1%} ({order.index[-1]}); printed it runs from
-{printed[RERR].min():.1%} to {printed[RERR].max():.1%}. Both orders agree best in
-{ranked.index[0]} ({ranked.iloc[0]:.2f}) and least in {ranked.index[-1]}
+{printed[RERR].min():.1%} to {printed[RERR].max():.1%}. Both orders agree best
+in {ranked.index[0]} ({ranked.iloc[0]:.2f}) and least in {ranked.index[-1]}
 ({ranked.iloc[-1]:.2f}).
 """)
