@@ -11,6 +11,7 @@ PROFILE ?= digits
 METHODS ?= table1
 SEED ?= 0
 TORCH_INDEX ?=
+WORKERS ?= 2
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -22,8 +23,8 @@ PEERS_READY := $(PEERS_VENV)/.ready
 # Not "yes": .venv is absent, its Python is gone, or the folder was moved since (.ready holds its path).
 WORKS := $(shell $(RUN) -c "import os; was = os.path.exists('$(READY)') and open('$(READY)').read(); \
   print('yes' if not was or was.strip() == os.getcwd() else 'moved')" 2>/dev/null)
-# What these notebooks measure takes longer than all the others together: "make book" shows them from
-# the stored results where there are any. STORED= (nothing) computes them too.
+# What these notebooks measure takes longer than all the others together: "make book" shows them as
+# they are in the repository, from stored results. "make book STORED=" computes them too.
 STORED ?= $(if $(wildcard data/results/$(PROFILE)),fig03 fig04 fig06 fig10 fig11 fig12 fig14 fig15 \
   fig18 tab02 explorer ledger found disagreements)
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' | sort)
@@ -59,7 +60,10 @@ book: $(READY)
 	@echo "== 2/3  Notebooks"
 	$(RUN) nbs/run.py --all $(if $(STORED),--besides $(STORED)) --out _build/live/nbs \
 	  -p profile $(PROFILE) -p source live -p methods $(METHODS) -p seeds "[$(SEED)]"
-	$(if $(STORED),$(RUN) nbs/run.py $(STORED) --out _build/live/nbs)
+	@for name in $(STORED); do \
+	  notebook=$$(find nbs -name "$$name*.ipynb" -not -path '*/.*'); \
+	  mkdir -p "_build/live/$$(dirname "$$notebook")"; \
+	  cp "$$notebook" "_build/live/$$notebook"; done
 	@echo "== 3/3  Pages"
 	$(RUN) nbs/stage.py _build/live
 	$(VENV)/bin/jupyter-book build _build/live --path-output . --all
@@ -67,8 +71,9 @@ book: $(READY)
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 test: $(READY)
-	$(RUN) -m pytest
-	$(RUN) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg nbs
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --nbval --nbval-current-env \
+	  --nbval-sanitize-with tests/nbval.cfg nbs
 
 lab: $(READY)
 	$(RUN) -m jupyterlab

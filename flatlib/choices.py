@@ -115,7 +115,7 @@ def _restarts(s) -> list[dict]:
 
 
 def _starts(s, attack: PGD, x: Tensor, y: Tensor, g) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and largest probability of a wrong class, (restarts, n) each, start by start."""
+    """Cross-entropy and largest probability of a wrong class: (restarts, n) each."""
     found = []
     with mode(s.model, training=False):
         for _ in range(s.protocol.restarts):

@@ -20,7 +20,7 @@ OPEN = {"printed": "not printed", "published": "not printed"}  # source -> what 
 
 
 def verdicts(tables, ledger=None):
-    """A row per claim and source: the fields of the claim, source, verdict, value, low, high, shown.
+    """A row per claim and source: fields of the claim, source, verdict, value, low, high, shown.
 
     tables: source name -> a wide table, or a dict of the tables of `evidence.tables`. verdict is
     "holds" or "fails", decided on means over seeds, or "not yet measured" ("not printed" for a

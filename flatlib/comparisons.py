@@ -30,7 +30,7 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Below:
-    """`column` of each of `methods` is below `factor` times that of `than`; holds=False: of none."""
+    """`column` of all `methods` is below `factor` times that of `than`; of none if not `holds`."""
 
     column: str
     methods: tuple

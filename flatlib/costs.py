@@ -13,7 +13,7 @@ from .profiles import Profile
 # An attack step: a forward pass, a backward pass to the input. A training step costs about two.
 TRAIN_STEP = 2.0
 CLEAN_STEP = 0.8  # a joint step without images, in joint steps
-LANCZOS, HESSIAN_STEP = 30, 4.0  # products with the Hessian for a few eigenvalues; one in steps
+LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
 
 
 @dataclass(frozen=True)

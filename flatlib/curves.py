@@ -128,11 +128,12 @@ def slices(df, y="rloss", x="s", direction="direction", ax=None, label="", color
     return ax
 
 
-def along(tidy, measure, colors, ax=None, names=None, start=-1.0, legend="best"):
+def along(tidy, measure, colors, ax=None, names=None, start=-1.0, legend="best", lines=None):
     """RLoss along a direction, a line per model; returns the axes.
 
     tidy: rows with columns model, measure ("line_random", ...), at (the step s) and value, averaged
     over seeds. colors: model -> colour; one without rows is passed over. start: lowest s shown.
+    lines: model -> line style where it is not solid (for curves that lie on top of each other).
     """
     _known("measure", measure, DIRECTIONS)
     rows = tidy[(tidy["measure"] == measure) & (tidy["at"] >= start - 1e-9)]
@@ -141,7 +142,8 @@ def along(tidy, measure, colors, ax=None, names=None, start=-1.0, legend="best")
         for model, color in colors.items():
             mean = rows[rows["model"] == model].groupby("at")["value"].mean()
             if len(mean):
-                ax.plot(mean.index, mean, color=color, label=(names or {}).get(model, model))
+                line, name = (lines or {}).get(model, "-"), (names or {}).get(model, model)
+                ax.plot(mean.index, mean, color=color, linestyle=line, label=name)
         ax.set(xlabel="step s along the direction", ylabel="RLoss", xlim=(start, 1))
         ax.xaxis.set_major_formatter("{x:g}")
         _legend(ax, legend)
@@ -268,7 +270,7 @@ def _legend(ax, place, handles=None):
     _known("legend", place, LEGENDS)
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     if handles:
-        how = {"handlelength": 1.1, "labelspacing": 0.25, "borderaxespad": 0.2} | LEGENDS[place]
+        how = {"handlelength": 1.4, "labelspacing": 0.25, "borderaxespad": 0.2} | LEGENDS[place]
         if place in ("above", "row"):  # as many columns as the names leave room for
             box, width = ax.get_position(), ax.figure.get_size_inches()[0]
             room = width * (box.width if place == "above" else 1 - box.x0)

@@ -74,7 +74,8 @@ def models(wide, tidy=()):
     """A wide table with differences of its columns, and columns from other suites of tidy rows.
 
     From "hessian": lambda_max, lambda_min, convexity; from "radii": "<measure>@<radius>", also
-    "@smallest" and "@largest"; from "lines": "<measure>_rise", the loss at the ends of the line minus that in its middle.
+    "@smallest" and "@largest"; from "lines": "<measure>_rise", the loss at the ends of the line
+    minus that in its middle.
     """
     if "method" not in wide and "method" not in wide.index.names:
         raise ValueError("a wide table needs 'method' as a column or as its index; "

@@ -12,12 +12,10 @@ FLAT, SHARP = "avg_flatness_rloss", "worst_flatness_rloss"  # average case, wors
 CLEAN, CLEAN_SHARP = "avg_flatness_loss", "worst_flatness_loss"
 RLOSS, STOPPED, RERR = "rloss_test_pgd", "rloss_early_stop_pgd", "rerr_test_aa"
 TRAIN = "rloss_train_pgd"
-VARIANTS = ("trades6", "awp0.01", "mart6",
-     "ssl4", "unlabeled")
+VARIANTS = ("trades6", "awp0.01", "mart6", "ssl4", "unlabeled")
 REGULARISERS = ("entropy1", "wd0.05", "clip0.005")
 NONLINEAR = ("mish", "silu", "gelu")
-DECAYS = ("wd0", "wd0.001", "wd0.005",
-     "wd0.01", "wd0.05")
+DECAYS = ("wd0", "wd0.001", "wd0.005", "wd0.01", "wd0.05")
 CLIPPED = ("clip0.025", "clip0.01", "clip0.005")
 SWEEPS = (  # Fig. 19; the last name stands for the sweep in what is shown
     ("cyclic", "cyclic2", "cyclic3", "cyclic4"), DECAYS,
@@ -31,7 +29,7 @@ SWEEPS = (  # Fig. 19; the last name stands for the sweep in what is shown
 
 
 def stutz(topic, reads, *rows):
-    """Claims of one topic that read the same table, from (id, place, item, statement, predicate)."""
+    """Claims of one topic and table, from rows (id, place, item, statement, predicate)."""
     return tuple(Claim(f"stutz2021-{id}", "Stutz et al. 2021", topic, *row, reads)
                  for id, *row in rows)  # fmt: skip
 

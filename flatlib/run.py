@@ -222,13 +222,18 @@ def load(profile: Profile, device: str = "cpu") -> Dataset:
     return profile.load().to(device)
 
 
+def _git(*what: str) -> str:
+    command = ["git", "-C", str(paths.ROOT), *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
 @cache
 def provenance(device: str = "cpu") -> dict[str, str]:
-    """Code, libraries and hardware behind a number."""
-    git = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty"]
+    """Code, libraries and hardware behind a number: "-dirty" if flatlib differs from the commit."""
     try:
-        found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
-        commit = found.stdout.strip()
+        commit = _git("describe", "--always")
+        commit += "-dirty" if _git("status", "--porcelain", "--", "flatlib") else ""
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"
     cuda = device.startswith("cuda")

@@ -1,4 +1,4 @@
-"""Long tables of the book: published, measured and difference side by side, in a frame that scrolls.
+"""Long tables of the book: published, measured, difference side by side, in a frame that scrolls.
 
 `published.compare` makes the numbers, `sheet` shows them, `flat` gives them plain columns for CSV.
 """
@@ -56,10 +56,9 @@ class Sheet:
 
     def _head(self):
         parts = list(self.numbers)
-        above = "".join(
-            f'<th class="first" colspan="{sum(h == heading for h, _ in parts)}">{escape(heading)}</th>'
-            for heading in self.headings
-        )
+        spans = {heading: sum(h == heading for h, _ in parts) for heading in self.headings}
+        above = "".join(f'<th class="first" colspan="{span}">{escape(heading)}</th>'
+                        for heading, span in spans.items())  # fmt: skip
         below = "".join(f"<th{self._kind(column)}>{escape(column[1])}</th>" for column in parts)
         return f'<tr><th class="row"></th>{above}</tr><tr><th class="row"></th>{below}</tr>'
 

@@ -54,16 +54,16 @@ def ideal_run(method="at", epochs=20, sharper=2.0):
     rloss = np.where(epoch < 8, 3 - epoch / 8, 2 + 2 * after)
     run = pd.DataFrame({"method": method, "seed": 0, "epoch": epoch})
     history = run.assign(
-        progress=(epoch + 1) / epochs, lr=np.where(epoch < 8, 0.05, 0.005), train_rloss=4 - epoch / 6,
-        test_rloss=rloss, test_rerr=0.5 + after / 10, test_err=0.3,
+        progress=(epoch + 1) / epochs, lr=np.where(epoch < 8, 0.05, 0.005),
+        train_rloss=4 - epoch / 6, test_rloss=rloss, test_rerr=0.5 + after / 10, test_err=0.3,
         test_rloss_correct=rloss / 2, test_rloss_incorrect=rloss * 4,
     )  # fmt: skip
     flat = rloss - 1 + (sharper - 1) * after
     snapshots = run.assign(rloss_test_pgd=rloss, lambda_max=100 * rloss)
-    snapshots = snapshots.assign(**{
-        FLAT: flat, SHARP: 2 * flat, "avg_flatness_loss": np.sin(epoch), "worst_flatness_loss": flat,
-        f"{FLAT}@0.25": flat / 4, f"{SHARP}@0.005": 5 * flat})  # fmt: skip
-    return history, snapshots
+    flatness = {FLAT: flat, SHARP: 2 * flat, "worst_flatness_loss": flat}
+    flatness |= {"avg_flatness_loss": np.sin(epoch)}
+    flatness |= {f"{FLAT}@0.25": flat / 4, f"{SHARP}@0.005": 5 * flat}
+    return history, snapshots.assign(**flatness)
 
 
 def tidy(snapshots):
@@ -261,9 +261,10 @@ def test_what_is_measured_is_gathered_however_little(monkeypatch, tmp_path):
     (run,) = evidence.runs.select("at", "smoke", [0])
     row = {"method": "at", "seed": 0, "which": "last", "epoch": 4, "split": "test", "n": 40,
            "key": run.key, "profile": "smoke", "attack": "none", "value": 0.5}  # fmt: skip
-    rows = [row | {"asked": "robustness", "measure": "err", "protocol": run.protocol("robustness")},
-            row | {"asked": "hessian", "measure": "lambda_max", "protocol": run.protocol("hessian")},
-            row | {"asked": "worst", "measure": "worst_flatness_loss", "protocol": "old"}]  # fmt: skip
+    measured = {"robustness": "err", "hessian": "lambda_max", "worst": "worst_flatness_loss"}
+    rows = [row | {"asked": asked, "measure": name, "protocol": run.protocol(asked)}
+            for asked, name in measured.items()]  # fmt: skip
+    rows[-1]["protocol"] = "another"
     (tmp_path / "smoke").mkdir()
     table = pd.DataFrame(rows).assign(std=np.nan, xi=np.nan, at=np.nan)
     table.to_csv(tmp_path / "smoke" / "measures.csv", index=False)

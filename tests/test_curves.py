@@ -131,8 +131,10 @@ def test_along_draws_a_line_per_model_averaged_over_seeds():
             for m in ("at", "x2") for seed in (0, 1) for x in s]  # fmt: skip
     other = {"model": "at", "seed": 0, "measure": "line_filter", "at": 0.0, "value": 99.0}
     lines = pd.DataFrame([*rows, other])
-    ax = curves.along(lines, "line_random", {"at": "#000000", "x3": "#ff0000"}, start=0)
+    ax = curves.along(lines, "line_random", {"at": "#000000", "x3": "#ff0000"}, start=0,
+                      lines={"at": ":"})  # fmt: skip
     (line,) = ax.lines
+    assert line.get_linestyle() == ":"
     np.testing.assert_allclose(line.get_xydata(), [[0, 0.5], [0.5, 0.75], [1, 1.5]])
 
 

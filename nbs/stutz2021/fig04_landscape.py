@@ -54,6 +54,7 @@ from flatlib import (
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}
+LINES = dict(zip(SCALED, ("--", ":")))  # they lie on top of AT
 ROWS = {  # what is compared: model and colour
     "scale, batch size, optimiser": {
         "at": "#000000", "at, scaled-0.5": "#56B4E9",
@@ -76,12 +77,14 @@ models = [model for part in ROWS.values() for model in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
 suites = ("default", "lines")
 measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
+shown = [name for name in shown if name in set(measures["method"])]
+caption = plots.caption(measures)
 if "at" in shown:
     scaled, _ = runs.collect("at", profile, seeds, source, workers, "scaled")
     measures = pd.concat([measures, scaled], ignore_index=True)
 wide = runs.wide(measures)
 measures = courses.versions(measures)  # "at", "at, scaled-0.5", ...
-Markdown(f"{plots.caption(measures)} {courses.described(measures)}")
+Markdown(f"{caption} {courses.described(measures)}")
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -126,7 +129,9 @@ sides = {"line_random": -1, "line_adversarial": 0}
 for row, colors in zip(axes, ROWS.values()):
     for ax, (measure, start) in zip(row, sides.items()):
         legend = "row" if start else ""
-        curves.along(measures, measure, colors, ax, labels, start, legend)
+        curves.along(
+            measures, measure, colors, ax, labels, start, legend, LINES
+        )
         kind = measure.removeprefix("line_")
         with plots.style():
             ax.set(xlabel=f"s, {kind} directions", ylabel="RLoss")

@@ -78,6 +78,7 @@ suites = ("default", "training", "training_worst")
 measures, history = runs.collect(
     shown, profile, seeds, source, workers, suites
 )
+shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 table = courses.snapshots(measures)
 Markdown(f"{plots.caption(measures)} {courses.described(measures)}")

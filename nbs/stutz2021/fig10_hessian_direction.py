@@ -72,6 +72,7 @@ models = [name for part in ROWS.values() for name in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
 suites = ("default", "lines", "hessian")
 measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
+shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 lines = courses.versions(measures)
 lines = lines[lines["measure"] == "line_hessian"]

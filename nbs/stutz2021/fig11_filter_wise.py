@@ -51,6 +51,7 @@ from flatlib import (
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}
+LINES = dict(zip(SCALED, ("--", ":")))  # they lie on top of AT
 ROWS = {  # what is compared: model and colour
     "scale, batch size, optimiser": {
         "at": "#000000", "at, scaled-0.5": "#56B4E9",
@@ -73,13 +74,15 @@ models = [model for part in ROWS.values() for model in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
 suites = ("default", "lines")
 measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
+shown = [name for name in shown if name in set(measures["method"])]
+caption = plots.caption(measures)
 if "at" in shown:
     scaled, _ = runs.collect("at", profile, seeds, source, workers, "scaled")
     measures = pd.concat([measures, scaled], ignore_index=True)
 wide = runs.wide(measures)
 measures = courses.versions(measures)  # "at", "at, scaled-0.5", ...
 lines = measures[measures["measure"].isin(["line_random", "line_filter"])]
-Markdown(f"{plots.caption(measures)} {courses.described(lines)}")
+Markdown(f"{caption} {courses.described(lines)}")
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -114,7 +117,9 @@ sides = {"line_random": "layer by layer", "line_filter": "filter by filter"}
 for row, colors in zip(axes, ROWS.values()):
     for ax, (measure, kind) in zip(row, sides.items()):
         legend = "" if measure == "line_filter" else "row"
-        curves.along(lines, measure, colors, ax, names, legend=legend)
+        curves.along(
+            lines, measure, colors, ax, names, -1, legend, LINES
+        )
         with plots.style():
             ax.set(xlabel=f"s, {kind}", ylabel="RLoss")
             ax.label_outer()

@@ -44,7 +44,7 @@ from IPython.display import Markdown
 from flatlib import claims, courses, curves, paths, plots, published, runs
 
 pd.set_option("display.max_colwidth", None)
-STYLE = {"": ("#000000", "-"), "0.5": ("#56B4E9", "--"), "2": ("#E69F00", ":")}
+COLORS, DASHES = ("#000000", "#56B4E9", "#E69F00"), ("-", "--", ":")
 ROWS = {  # (measure, split): heading
     ("rerr", "test"): "RErr, test", ("rerr", "train"): "RErr, train",
     ("rloss", "test"): "RLoss, test", ("rloss", "train"): "RLoss, train",
@@ -111,16 +111,12 @@ small.rename_axis(columns=None).round(3)
 # %% mystnb={"figure": {"caption": "RLoss of AT and of the same network with its convolutions multiplied by 0.5 and 2, along random directions (left, mean) and adversarial ones (right, maximum), all scaled layer by layer with the weights; measured. Curves that coincide are drawn on top of each other.", "name": "fig15-scaling"}} tags=["hide-input"]
 fig, axes = plots.panels(1, 2, width=7.0, height=3.4)
 sides = {"line_random": ("random", -1), "line_adversarial": ("adversarial", 0)}
-colors = dict(zip(models, (color for color, _ in STYLE.values())))
+colors, lines = dict(zip(models, COLORS)), dict(zip(models, DASHES))
 for ax, (measure, (kind, start)) in zip(axes[0], sides.items()):
     legend = "best" if start else ""
-    curves.along(measures, measure, colors, ax, models, start, legend)
-    for line, (_, dashes) in zip(ax.lines, STYLE.values()):
-        line.set(linestyle=dashes, linewidth=2.2)
+    curves.along(measures, measure, colors, ax, models, start, legend, lines)
     with plots.style():
         ax.set(xlabel=f"s, {kind} directions", ylabel="RLoss (test)")
-        if legend and ax.lines:
-            ax.legend(loc="best")
         ax.label_outer()
 curves.share(axes, low=0)
 fig.subplots_adjust(wspace=0.06)

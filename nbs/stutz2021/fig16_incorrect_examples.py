@@ -68,6 +68,7 @@ Y, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
 known = runs.named(methods)
 shown = [name for name in COLORS if name in known] or list(known)
 measures, history = runs.collect(shown, profile, seeds, source, workers)
+shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
 

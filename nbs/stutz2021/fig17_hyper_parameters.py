@@ -84,6 +84,7 @@ known = runs.named(methods)
 wanted = dict.fromkeys(" ".join(SWEEPS.values()).split())
 shown = [name for name in wanted if name in known] or list(known)
 measures, history = runs.collect(shown, profile, seeds, source, workers)
+shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
 

@@ -71,6 +71,7 @@ known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
 suites = ("default", "training")
 measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
+shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 table = courses.snapshots(measures)
 Markdown(plots.caption(measures))

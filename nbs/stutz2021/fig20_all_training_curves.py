@@ -74,6 +74,7 @@ COLUMNS = {
 known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
 measures, history = runs.collect(shown, profile, seeds, source, workers)
+shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
 
