@@ -132,6 +132,7 @@ for ax, (title, (what, lines, part)) in zip(axes[:, 0], PANELS.items()):
         ax.set_title(title, loc="left")
         ax.label_outer()
 fig.subplots_adjust(right=0.72, hspace=0.28)
+fig.set_dpi(120)  # many panels: keeps the notebook small
 folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, history, "stutz2021_fig05", folder)
 plt.show()
