@@ -2,14 +2,11 @@
 matplotlib axes out, in the style of `plots`.
 """
 
-import io
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from PIL import Image
 
 from flatlib.courses import DIRECTIONS
 from flatlib.plots import NAMES, panels, style
@@ -237,17 +234,6 @@ def share(axes, side="y", low=None, high=None):
         lowest, highest = limits[:, 0].min(), limits[:, 1].max()
         ends = (lowest if low is None else low, highest if high is None else high)
         plt.setp(axes.flat, f"{side}lim", ends)
-
-
-def picture(fig, colors=128):
-    """The figure as PNG bytes of a few colours, a quarter of the usual size; the figure is closed."""
-    full, small = io.BytesIO(), io.BytesIO()
-    with style():
-        fig.savefig(full, format="png", dpi=fig.dpi, bbox_inches="tight", metadata={"Software": None})
-    plt.close(fig)
-    image = Image.open(full).convert("RGB")
-    image.quantize(colors, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    return small.getvalue()
 
 
 def _known(name, value, valid):

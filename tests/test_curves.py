@@ -1,12 +1,9 @@
 """Training curves, lines through weight space and paths over epochs: what is drawn, from what."""
 
-import io
-
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from flatlib import courses, curves
 
@@ -244,18 +241,6 @@ def test_shared_limits_hold_all_that_is_drawn():
     assert limits[0] <= -3 and limits[1] >= 5
     curves.share(axes, low=0)
     assert axes[0, 2].get_ylim() == (0, limits[1])
-
-
-def test_a_picture_is_small_and_repeatable():
-    def drawn():
-        return curves.training(history()).figure
-
-    full = io.BytesIO()
-    drawn().savefig(full, format="png", dpi=drawn().dpi, bbox_inches="tight")
-    small = curves.picture(drawn())
-    assert small == curves.picture(drawn()) and len(small) < 0.5 * len(full.getvalue())
-    with Image.open(io.BytesIO(small)) as image:
-        assert image.format == "PNG" and image.width > 700
 
 
 def test_described_says_how_lines_were_taken():

@@ -37,8 +37,9 @@ workers: int = 2  # networks trained at the same time, if live
 # %% tags=["hide-input"]
 import contextlib
 
+import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 from flatlib import (
     claims,
@@ -131,9 +132,10 @@ for ax, (title, (what, lines, part)) in zip(axes[:, 0], PANELS.items()):
         ax.set_title(title, loc="left")
         ax.label_outer()
 fig.subplots_adjust(right=0.72, hspace=0.28)
+fig.set_dpi(120)  # many panels: keeps the notebook small
 folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, history, "stutz2021_fig05", folder)
-display(Image(curves.picture(fig)))
+plt.show()
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

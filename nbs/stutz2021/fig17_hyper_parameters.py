@@ -44,7 +44,7 @@ import string
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 from flatlib import (
     PGD,
@@ -128,9 +128,10 @@ for ax, (title, part) in zip(axes.flat, SWEEPS.items()):
         ax.label_outer()
 curves.share(axes)
 fig.subplots_adjust(hspace=0.52, wspace=0.1)
+fig.set_dpi(120)  # many panels: keeps the notebook small
 folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, history, "stutz2021_fig17", folder)
-display(Image(curves.picture(fig)))
+plt.show()
 
 # %% [markdown]
 # ### One network, two attacks

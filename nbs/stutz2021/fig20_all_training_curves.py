@@ -39,8 +39,9 @@ workers: int = 2  # networks trained at the same time, if live
 import contextlib
 import math
 
+import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 from flatlib import (
     claims,
@@ -124,9 +125,10 @@ curves.small_multiples(axes, len(shown), "RLoss")
 curves.share(axes)
 lines = {"test": "-", "train": ":", "test, early-stopped": "--"}
 curves.key(fig, lines)
+fig.set_dpi(110)  # many panels: keeps the notebook small
 folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, history, "stutz2021_fig20", folder)
-display(Image(curves.picture(fig)))
+plt.show()
 
 # %% mystnb={"figure": {"caption": "RErr during training, measured, drawn in the same way.", "name": "fig20-rerr"}} tags=["hide-input"]
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
@@ -136,9 +138,10 @@ for ax, name in zip(axes.flat, shown):
 curves.small_multiples(axes, len(shown), "RErr")
 curves.share(axes, low=0, high=1)
 curves.key(fig, lines)
+fig.set_dpi(110)
 levels = stopped[["epoch", "progress", "rloss", "rerr"]]
 plots.save(fig, levels, "stutz2021_fig20_early_stopping", folder)
-display(Image(curves.picture(fig)))
+plt.show()
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":
