@@ -104,13 +104,13 @@ class PGD:
         last, (N, C, H, W). An example that is broken takes no further part."""
         found = x + self.project(self.random(x, g), x)
         active = torch.arange(len(x), device=x.device)
-        for t in range(self.steps + 1):
-            point = found[active].requires_grad_(t < self.steps)
-            with torch.set_grad_enabled(t < self.steps):
+        for _ in range(self.steps):
+            point = found[active].requires_grad_()
+            with torch.enable_grad():
                 z = f(point)
                 loss = cross_entropy(z, y[active]).sum()
             holds = z.detach().argmax(1) == y[active]
-            if t == self.steps or not holds.any():
+            if not holds.any():
                 break
             (gradient,) = torch.autograd.grad(loss, point)
             point, gradient, active = point.detach()[holds], gradient[holds], active[holds]

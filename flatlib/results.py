@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from . import checkpoints, measures, paths, profiles, robustbench, suites
+from . import checkpoints, paths, profiles, robustbench, suites
 from .methods import CATALOGUE
 from .run import Run
 
@@ -131,9 +131,7 @@ def _current(table: pd.DataFrame, profile: profiles.Profile) -> pd.DataFrame:
     ]
     table = table[np.array(kept, bool)]
     if "protocol" in table and len(table):
-        run = next(iter(known.values()))
-        now = {measure: run.protocol(measure) for measure in measures.MEASURES}
-        table = table[table.protocol == table.asked.map(now)]
+        table = next(iter(known.values())).current(table)
     return table
 
 

@@ -158,8 +158,12 @@ class Run:
         path = self.folder / "measures.csv"
         empty = pd.DataFrame({name: [] for name in ("asked", "which", "split", "protocol")})
         table = read_table(path) if path.exists() else empty
+        return self.current(table).reset_index(drop=True)
+
+    def current(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a tidy table whose measure was taken by the profile's present protocol."""
         now = {measure: self.protocol(measure) for measure in measures.MEASURES}
-        return table[table.protocol == table.asked.map(now)].reset_index(drop=True)
+        return table[table.protocol == table.asked.map(now)]
 
     def wanted(self, suite="default") -> tuple[suites.Triple, ...]:
         """The (measure, which, split) of a suite: its name, several names, or triples."""

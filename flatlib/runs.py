@@ -125,9 +125,7 @@ def _described(lacking: list[Run], chosen: list[Run]) -> str:
 def _committed(run: Run, table: pd.DataFrame, suite) -> pd.DataFrame | None:
     """The rows of a suite for one run, or None if any is not there by the present definitions."""
     wanted = run.wanted(suite)
-    now = {measure: run.protocol(measure) for measure, _, _ in wanted}
-    mine = table[(table.key == run.key) & (table.protocol == table.asked.map(now))]
-    mine = suites.rows(mine, wanted)
+    mine = suites.rows(run.current(table[table.key == run.key]), wanted)
     there = set(zip(mine.asked, mine.which, mine.split))
     return mine.assign(method=run.name) if there == set(wanted) else None
 
