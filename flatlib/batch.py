@@ -25,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=int, default=[0], help="all methods of the first seed go first")
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
     add("--workers", type=int, default=workers, help="local processes")
+    add("--minutes", type=float, help="begin nothing after so long; a next call goes on from there")
+    add("--drop", action="store_true", help="remove the models of runs that have all of the suite")
     add("--scheduler", help="address or scheduler file of a Dask cluster")
     add("--commit", action="store_true", help="merge what is finished into data/results")
     add("--commit-only", action="store_true", help="merge, and compute nothing")
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         chosen = runs.select(given.methods, given.profile, given.seeds)
         chosen.sort(key=lambda run: given.seeds.index(run.seed))  # stable: methods as given
         if not given.commit_only:
-            campaign.carry_out(chosen, given.suite, given.workers, given.scheduler)
+            campaign.carry_out(chosen, given.suite, given.workers, given.scheduler, given.minutes)
     except (ValueError, KeyError) as error:
         parser.exit(1, f"{error.args[0] if error.args else error}\n")
     except RuntimeError as error:
@@ -53,7 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
     if failed:
         parser.exit(1, failed)
     if not given.commit_only:
-        print(f"{len(chosen)} runs are trained and measured in {paths.RUNS / given.profile}")
+        ready = [run for run in chosen if run.done and not run.missing(given.suite)]
+        there = paths.RUNS / given.profile
+        print(f"{len(ready)} of {len(chosen)} runs are trained and measured in {there}")
+        for run in ready if given.drop else ():
+            run.drop()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """A campaign trains and measures many runs, in this process, on local processes or a Dask cluster.
 
-It goes on where it was stopped; one failed run never stops the others.
+It goes on where it was stopped; one failed run never stops the others. Several campaigns on one
+folder share the work: each takes what no other is at.
 """
 
 import logging
 import tempfile
+import time
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,29 +14,39 @@ from pathlib import Path
 import torch
 
 from . import costs, paths, progress
+from .clock import TimeIsUp
 from .run import Run
 
 
 def carry_out(
-    chosen: list[Run], suite="default", workers: int = 1, scheduler: str | None = None
-) -> None:
+    chosen: list[Run], suite="default", workers: int = 1, scheduler: str | None = None,
+    minutes: float | None = None,
+) -> None:  # fmt: skip
     """Train ``chosen``, measure a suite of each, in their order; raises at the end if any failed.
 
     ``workers`` local processes of one thread each (1: in this process), or the Dask cluster at
     ``scheduler`` ("tcp://..." or the path of a scheduler file). Says beforehand what it will cost.
+    After ``minutes`` no further epoch and no further measure begins; what remains is said.
     """
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes={minutes!r}: a time above 0, or None for no limit")
     todo = [run for run in chosen if not run.done or run.missing(suite)]
     if not todo:
         return
     _writable(paths.RUNS)
     progress.say(costs.estimate(todo, suite, workers).describe())
-    failed = {}
+    failed, late = {}, []
+    until = None if minutes is None else time.time() + 60 * minutes
     with progress.bar(total=len(todo), unit="run") as bar:
-        for run, error in _results(todo, suite, workers, scheduler):
+        for run, error in _results(todo, (suite, until), workers, scheduler):
             bar.update()
             bar.set_postfix_str(run.name)
-            if error is not None:
+            if isinstance(error, TimeIsUp):
+                late.append(run)
+            elif error is not None:
                 failed[run] = error
+    if late:
+        progress.say(f"the time is up: {len(late)} of {len(todo)} runs are left for a next call")
     if failed:
         lines = [
             f"  {run.name}, seed {run.seed}: {type(e).__name__}: {e}" for run, e in failed.items()
@@ -58,26 +70,37 @@ def _writable(folder: Path) -> None:
         ) from error
 
 
-def _results(todo: list[Run], suite, workers: int, scheduler: str | None):
-    """(run, its exception or None) as they finish."""
+def _results(todo: list[Run], how, workers: int, scheduler: str | None):
+    """(run, its exception or None) as they finish; ``how`` are the suite and the time to stop."""
     if workers == 1 and scheduler is None:
         threads = torch.get_num_threads()
         try:
-            for run in todo:
-                yield run, _attempt(run, suite)
+            for run in _free_first(todo):
+                yield run, _attempt(run, *how)
         finally:
             torch.set_num_threads(threads)
         return
     from dask.distributed import as_completed
 
     with _client(workers, scheduler) as client:
-        how = {"pure": False, "retries": 2}
+        kept = {"pure": False, "retries": 2}
         futures = {
-            client.submit(_attempt, run, suite, priority=-place, **how): run
+            client.submit(_attempt, run, *how, priority=-place, **kept): run
             for place, run in enumerate(todo)
         }
         for future in as_completed(futures):
             yield futures[future], _outcome(future)
+
+
+def _free_first(todo: list[Run]):
+    """In order, but those that another process is at when their turn comes go to the end."""
+    later = []
+    for run in todo:
+        if run.busy():
+            later.append(run)
+        else:
+            yield run
+    yield from later
 
 
 def _outcome(future) -> BaseException | None:
@@ -88,11 +111,11 @@ def _outcome(future) -> BaseException | None:
         return error
 
 
-def _attempt(run: Run, suite) -> Exception | None:
+def _attempt(run: Run, suite, until: float | None) -> Exception | None:
     """Train and measure one run on one thread; what went wrong, if anything did."""
     torch.set_num_threads(1)
     try:
-        run.train().measure(suite)
+        run.train(until=until).measure(suite, until)
     except Exception as error:  # handed on to the summary: one failed run must not stop the others
         return error
     return None

@@ -54,6 +54,7 @@ class Dataset:
     early: Split
     pool: Split
     classes: int = 10
+    origin: str = ""  # what the images were read from, where that makes a difference
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -101,12 +102,12 @@ def _digits(train: int, test: int, early: int) -> Dataset:
 
 
 def _cifar10(train: int, test: int, early: int) -> Dataset:
-    learn, held_out = _cifar10_images(DATASETS)
+    learn, held_out, origin = _cifar10_images(DATASETS)
     _fits("cifar10 train", len(learn), train)
     _fits("cifar10 test", len(held_out), test + early)
     last = Split(held_out.x[-early:], held_out.y[-early:])
     pool = Split(learn.x[train:], learn.y[train:])
-    return Dataset("cifar10", learn.first(train), held_out.first(test), last, pool)
+    return Dataset("cifar10", learn.first(train), held_out.first(test), last, pool, origin=origin)
 
 
 def _fits(what: str, available: int, wanted: int) -> None:
@@ -115,16 +116,20 @@ def _fits(what: str, available: int, wanted: int) -> None:
 
 
 @cache
-def _cifar10_images(folder: Path) -> tuple[Split, Split]:
-    """CIFAR-10 from ``folder``: torchvision's files, or an image folder, whichever is there."""
+def _cifar10_images(folder: Path) -> tuple[Split, Split, str]:
+    """CIFAR-10 from ``folder``: torchvision's files, or an image folder, whichever is there; and
+    which of them, with the format of the images ("JPEG files").
+    """
     from .vision import datasets
 
     if (folder / "cifar-10-batches-py").is_dir():
         sets = [datasets.CIFAR10(folder, train=part) for part in (True, False)]
-        return tuple(_split(s.data.transpose(0, 3, 1, 2), s.targets) for s in sets)
+        parts = (_split(s.data.transpose(0, 3, 1, 2), s.targets) for s in sets)
+        return *parts, "torchvision's files"
     for root in (folder / "cifar10", folder):
         if (root / "train").is_dir() and (root / "test").is_dir():
-            return _image_folder(root / "train"), _image_folder(root / "test")
+            (learn, form), (held_out, _) = (_image_folder(root / p) for p in ("train", "test"))
+            return learn, held_out, f"{form} files"
     raise FileNotFoundError(
         f"no CIFAR-10 in {folder}. Put torchvision's folder cifar-10-batches-py there, or images\n"
         f"as cifar10/train/<class>/* and cifar10/test/<class>/*, or download it with\n"
@@ -133,8 +138,9 @@ def _cifar10_images(folder: Path) -> tuple[Split, Split]:
     )
 
 
-def _image_folder(folder: Path) -> Split:
-    """Images below ``folder``/<class>/, the classes taking turns, so that every prefix is balanced.
+def _image_folder(folder: Path) -> tuple[Split, str]:
+    """Images below ``folder``/<class>/, the classes taking turns, so that every prefix is balanced;
+    and their file format.
 
     An image folder has lost the original order: "the first 1000" are then 100 of each class.
     """
@@ -147,13 +153,15 @@ def _image_folder(folder: Path) -> Split:
         for i, file in enumerate(sorted(c.iterdir()))
     ]
     files.sort(key=lambda item: item[:2])
-    pixels = []
+    pixels, forms = [], set()
     for _, _, file in files:
         try:
-            pixels.append(np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1))
+            with Image.open(file) as image:
+                forms.add(image.format)
+                pixels.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
         except OSError as error:
             raise ValueError(f"{file} is not a readable image: {error}") from error
-    return _split(np.stack(pixels), [label for _, label, _ in files])
+    return _split(np.stack(pixels), [label for _, label, _ in files]), " and ".join(sorted(forms))
 
 
 def _split(pixels: np.ndarray, labels) -> Split:

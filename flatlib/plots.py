@@ -250,6 +250,8 @@ def caption(tidy):
     methods = tidy["method"].nunique()
     parts = [f"Measured at profile {row['profile']}, {methods} method{'s' * (methods > 1)}, "
              f"seeds {seeds}, on {images} images"]  # fmt: skip
+    if isinstance(row.get("images"), str):
+        parts[0] += f" ({row['images']})"
     for measure, words in CAPTIONS.items():
         rows = tidy[(tidy["measure"] == measure) & ~tidy["attack"].isin(["aa", "none"])]
         if len(rows):

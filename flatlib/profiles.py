@@ -92,6 +92,16 @@ PROFILES = {
             radii_draws=5, radii_restarts=2, hessian_images=400, line_points=25, line_draws=5,
         ),
     ),
+    "cifar10-smoke": Profile(
+        "cifar10-smoke", "cifar10", train=500, test=100, early=100, blocks=(1, 1, 1, 1), width=8,
+        epochs=10, batch=50, eps=PAPER_EPS, log_images=100,
+        protocol=Protocol(
+            steps=10, restarts=2, draws=4, worst_restarts=2, early_restarts=1,
+            autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3),
+            radii_draws=2, radii_restarts=2, hessian_images=50, hessian_k=2, line_points=11,
+            line_draws=2, line_images=50, line_steps=5,
+        ),
+    ),
     "cifar10-small": Profile(
         "cifar10-small", "cifar10", train=5000, test=1000, early=500, blocks=(2, 2, 2, 2), width=16,
         epochs=60, batch=128, eps=PAPER_EPS, log_every=2,

@@ -14,7 +14,7 @@ from .run import Run
 COLUMNS = (
     "method", "seed", "asked", "which", "epoch", "split", "measure", "attack", "xi", "scope",
     "draws", "at", "n", "value", "std", "seconds", "profile", "key", "protocol", "commit", "torch",
-    "device",
+    "device", "images",
 )  # fmt: skip
 CURVE = ["method", "seed", "key", "epoch"]  # and what was logged
 GROUP = ["method", "seed", "asked", "which", "split"]  # what is replaced as one

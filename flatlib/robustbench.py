@@ -72,7 +72,7 @@ class External(Run):
     def done(self) -> bool:
         return True
 
-    def train(self, progress: bool = False) -> Run:
+    def train(self, progress: bool = False, until: float | None = None) -> Run:
         return self
 
     def history(self) -> pd.DataFrame:

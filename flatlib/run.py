@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import nn
 
-from . import checkpoints, checks, measures, models, paths, profiles, suites
+from . import checkpoints, checks, clock, measures, models, paths, profiles, suites
 from .attacks import PGD
 from .checkpoints import Damaged, read_table
 from .data import Dataset, pool_file
@@ -73,16 +73,25 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / ".lock")
 
-    def train(self, progress: bool = False) -> "Run":
-        """Train, or go on training, until done."""
+    def busy(self) -> bool:
+        """Whether another process trains or measures it at this moment."""
+        try:
+            with self.lock().acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a full disk, say: whoever trains it will be told
+            return False
+
+    def train(self, progress: bool = False, until: float | None = None) -> "Run":
+        """Train, or go on training, until done; ``TimeIsUp`` after ``until`` (``time.time()``)."""
         if self.done:
             return self
         with self.lock():
             if not self.done:
                 self._state_what()
-                _, history = fit(
-                    self.method, self.profile, self.seed, self.folder, self.device, progress
-                )
+                what = (self.method, self.profile, self.seed, self.folder, self.device)
+                _, history = fit(*what, progress, until)
                 checkpoints.write(self.folder / "history.csv", history.to_csv(index=False))
                 checkpoints.write(self.folder / "done", json.dumps(provenance(self.device)))
                 (self.folder / "state.safetensors").unlink()
@@ -105,13 +114,24 @@ class Run:
         files = sorted(self.folder.glob("epoch-*.safetensors"))
         return {int(file.stem.split("-")[1]): file for file in files}
 
+    def drop(self) -> None:
+        """Remove the models of a finished run: its tables stay, nothing more can be measured."""
+        if self.done:
+            for file in self.snapshots().values():
+                file.unlink()
+
     def model(self, which: str | int = "last") -> nn.Module:
         """The model in eval mode: "last", "early_stopped", "epoch-NNN" or the number of a kept
         epoch, or "scaled-S": the last one, its convolutions times S.
         """
         kept = self.snapshots()
         if not kept:
-            raise FileNotFoundError(f"{self.folder} holds no model yet: call runs.get(...) first")
+            why = (
+                "its models were removed after training: move the folder away to train it again"
+                if self.done
+                else "no model is there yet: call runs.get(...) first"
+            )
+            raise FileNotFoundError(f"{self.folder}: {why}")
         epoch = which if isinstance(which, int) else self.epoch(which)
         checks.choice("which", epoch, kept)
         tensors, _ = checkpoints.load(kept[epoch], self.device)
@@ -175,12 +195,16 @@ class Run:
         there = set(zip(table.asked, table.which, table.split))
         return [w for w in self.wanted(suite) if w not in there]
 
-    def measure(self, suite="default") -> pd.DataFrame:
-        """The tidy rows of a suite; only missing ones are computed."""
+    def measure(self, suite="default", until: float | None = None) -> pd.DataFrame:
+        """The tidy rows of a suite; only missing ones are computed, each kept at once.
+
+        ``TimeIsUp`` before the first measure that would begin after ``until`` (``time.time()``).
+        """
         if self.missing(suite):
             with self.lock():
                 subjects: dict = {}
                 for triple in self.missing(suite):
+                    clock.check(until)
                     self._add(self._rows(*triple, subjects))
         return suites.rows(self.measured(), self.wanted(suite))
 
@@ -199,6 +223,7 @@ class Run:
             subjects[where] = measures.Subject(self.model(which), self.data, self.profile, split)
         rows = pd.DataFrame(measures.MEASURES[name].rows(subjects[where]))
         about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
+        about |= {"images": self.data.origin} if self.data.origin else {}
         about |= {"key": self.key, "protocol": self.protocol(name), "asked": name, "which": which}
         about |= {"epoch": self.epoch(which), "seconds": round(time.perf_counter() - started, 2)}
         return rows.assign(**about, **provenance(self.device))

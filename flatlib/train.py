@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, profiles
+from . import checkpoints, clock, profiles
 from .attacks import PGD
 from .data import PSEUDO_LABELLED, Dataset, Split, labelled_pool, pool_file
 from .evaluate import evaluate
@@ -205,11 +205,8 @@ class Training:
         self.average = parts["average"]
         checkpoints.restore_optimiser(self.optimiser, parts["optimiser"])
         self.random.restore(parts["random"])
-        self.epoch, self.averaged, self.history = (
-            about["epoch"],
-            about["averaged"],
-            about["history"],
-        )
+        self.epoch, self.history = about["epoch"], about["history"]
+        self.averaged = about["averaged"]
 
 
 class _Curves:
@@ -266,13 +263,14 @@ def pseudo_labelled(data: Dataset, profile: Profile, seed: int, device="cpu") ->
 
 def fit(
     method: Method, profile: str | Profile, seed: int = 0, folder: Path | None = None, device="cpu",
-    progress: bool = False,
+    progress: bool = False, until: float | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """Train ``method`` at ``profile``; the model in eval mode and its history, a row per epoch.
 
     With a ``folder`` the state is saved after every epoch (``state.safetensors``) and a further
     call goes on from there, bit-identical to a run that was never interrupted on the same machine
     with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``.
+    Raises ``TimeIsUp`` before the first epoch that would begin after ``until`` (``time.time()``).
     """
     training = Training(method, profiles.get(profile), seed, device)
     state = folder and Path(folder) / "state.safetensors"
@@ -281,6 +279,7 @@ def fit(
     epochs = bar(total=training.epochs, initial=training.epoch, unit="epoch", show=progress)
     with epochs:
         while training.epoch < training.epochs:
+            clock.check(until)
             training.run_epoch()
             if folder:
                 _keep(training, Path(folder))

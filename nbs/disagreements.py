@@ -79,7 +79,7 @@
 # | Flatness in Tables 1 and 5 | differs by up to 0.03 | – | Table 5 |
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 seeds: list = [0]  # one network of AT per seed
 workers: int = 2  # networks trained at the same time, if live

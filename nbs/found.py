@@ -31,7 +31,7 @@
 # paper: it says that the effect needs something that is missing here.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names
 seeds: list = [0, 1, 2]  # networks per method, as far as there are several

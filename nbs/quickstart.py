@@ -31,7 +31,7 @@
 # AT is more often wrong and much more sure of its mistakes.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 baseline: str = "at"  # plain adversarial training
 better: str = "awp0.01"  # any other name in flatlib.CATALOGUE
 seed: int = 0  # start of all random numbers

@@ -36,7 +36,7 @@ def test_the_command_trains_measures_resumes_and_reports(tmp_path, fresh_runs, m
     chosen = ("--methods", "at", "mish", "--workers", "2")
     done = command(*chosen, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "2 runs are trained and measured" in done.stdout
+    assert "2 of 2 runs are trained and measured" in done.stdout
     assert "2 runs to train and measure: about" in done.stderr  # the cost is told beforehand
     folders = sorted((tmp_path / "runs" / "smoke").iterdir())
     assert [f.name.split("-")[0] for f in folders] == ["at", "mish"]
@@ -73,10 +73,10 @@ def test_the_command_refuses_in_one_line(capsys, fresh_runs, arguments, said):
 def break_one(monkeypatch, name):
     inner = Run.train
 
-    def train(self, progress=False):
+    def train(self, **how):
         if self.name == name:
             raise OSError("no space left")
-        return inner(self, progress)
+        return inner(self, **how)
 
     monkeypatch.setattr(Run, "train", train)
 
@@ -92,7 +92,9 @@ def test_a_failed_run_does_not_stop_the_others_and_is_named(fresh_runs, monkeypa
     assert [r.done and not r.missing(FAST) for r in chosen] == [True, False, True]
     computed = []
     inner = Run.train
-    monkeypatch.setattr(Run, "train", lambda self, *a: (computed.append(self.name), inner(self))[1])
+    monkeypatch.setattr(
+        Run, "train", lambda self, **how: (computed.append(self.name), inner(self))[1]
+    )
     campaign.carry_out(chosen, FAST)  # goes on with the one that failed
     assert computed == ["mish"] and all(r.done for r in chosen)
     campaign.carry_out(chosen, FAST)

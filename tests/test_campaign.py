@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from dask.distributed import LocalCluster
 
-from flatlib import batch, campaign, checkpoints, paths, profiles, results, runs, suites
+from flatlib import batch, campaign, checkpoints, clock, paths, profiles, results, runs, suites
 
 FAST = (("robustness", "last", "test"),)
 LONG = replace(profiles.get("smoke"), name="smoke-long", epochs=40, log_every=40,
@@ -72,6 +72,73 @@ def test_two_campaigns_share_a_folder(fresh_runs, tmp_path):
         assert not [f for f in run.folder.iterdir() if f.name.startswith(".") and f.name != ".lock"]
 
 
+def test_campaigns_on_one_folder_share_the_work(fresh_runs):
+    """What another process is at comes last; here the first run is held by a lock."""
+    first, *rest = chosen = runs.select(["at", "mish", "silu"], "smoke")
+    order = []
+    with first.lock():
+        for run in campaign._free_first(chosen):
+            order.append(run)
+            assert run.busy() == (run == first)
+    assert order == [*rest, first] and not first.busy()
+
+
+def test_a_time_budget_stops_between_steps_and_a_later_call_goes_on(fresh_runs, monkeypatch):
+    """A clock that moves a minute at every look: two epochs, then one measure, then the rest."""
+    now = [0.0]
+
+    def tick():
+        now[0] += 60
+        return now[0]
+
+    (run,) = chosen = runs.select("at", "smoke")
+    monkeypatch.setattr(clock.time, "time", tick)
+    campaign.carry_out(chosen, FAST, minutes=3)  # the budget is counted from the first look
+    assert not run.done and len(epochs_saved(run)) == 2
+    campaign.carry_out(chosen, FAST, minutes=4)
+    assert run.done and run.missing(FAST)
+    campaign.carry_out(chosen, FAST, minutes=2)
+    assert not run.missing(FAST)
+    monkeypatch.undo()
+
+
+def test_a_budget_is_told_and_is_no_failure(fresh_runs, capsys):
+    arguments = ["--methods", "at", "mish", "--profile", "smoke", "--workers", "1"]
+    batch.main([*arguments, "--minutes", "1e-9"])
+    said = capsys.readouterr()
+    assert "2 of 2 runs are left for a next call" in said.err and "0 of 2 runs" in said.out
+    with pytest.raises(SystemExit):
+        batch.main([*arguments, "--minutes", "-1"])
+    assert "minutes=-1.0" in capsys.readouterr().err
+
+
+def test_models_are_dropped_once_all_is_measured(fresh_runs, monkeypatch):
+    run, other = runs.select(["at", "mish"], "smoke")
+    other.train()
+    arguments = ["--methods", "at", "--profile", "smoke", "--workers", "1", "--drop"]
+    batch.main([*arguments, "--minutes", "1e-9"])
+    assert run.folder.exists() and not run.snapshots()  # nothing trained, nothing to drop
+    batch.main(arguments)
+    assert run.done and not run.missing() and not run.snapshots() and other.snapshots()
+    batch.main(arguments)  # nothing is computed again
+    assert len(run.history()) == 5
+    with pytest.raises(FileNotFoundError, match="removed after training"):
+        run.model()
+
+
+def test_a_campaign_needs_few_packages(fresh_runs, tmp_path):
+    """Where nothing can be installed: no Dask, no plotly, no notebooks."""
+    absent = ["dask", "distributed", "plotly", "IPython", "jupytext", "papermill", "nbformat"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"  # None: import fails
+        "from flatlib import batch\n"
+        "batch.main(['--methods', 'at', '--profile', 'smoke', '--workers', '1'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=tmp_path, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    assert done.returncode == 0 and "1 of 1 runs" in done.stdout, done.stderr
+
+
 def fill(monkeypatch, writes):
     """The disk is full after so many writes; returns how to empty it."""
     left = [writes]
@@ -116,9 +183,7 @@ def test_a_full_disk_leaves_the_committed_results(fresh_runs, tmp_path, monkeypa
     chosen[0].measure("hessian")
     fill(monkeypatch, 0)
     with pytest.raises(SystemExit) as end:
-        batch.main(
-            ["--methods", "at", "--profile", "smoke", "--suite", "hessian", "--commit-only"]
-        )
+        batch.main(["--methods", "at", "--profile", "smoke", "--suite", "hessian", "--commit-only"])
     assert end.value.code == 1 and "No space left on device" in capsys.readouterr().err
     assert {f: f.read_bytes() for f in (tmp_path / "results" / "smoke").iterdir()} == before
 

@@ -62,6 +62,7 @@ def test_the_images_are_cifar10(there):
     loaded = TINY.load()
     assert loaded.train.x.shape == (96, 3, 32, 32) and len(loaded.pool) == 200 - 96
     assert loaded.test.y.bincount(minlength=10).tolist() == [3] * 4 + [2] * 6
+    assert loaded.origin == "JPEG files"
     assert loaded.mean == pytest.approx((0.49, 0.48, 0.45), abs=0.05)
 
 
@@ -75,7 +76,8 @@ def finite(table):
 def test_a_method_trains_and_is_measured(there, name):
     run = runs.get(name, TINY, progress=False)
     assert np.isfinite(run.history().train_rloss).all()
-    assert finite(run.measure(SOME))
+    table = run.measure(SOME)
+    assert finite(table) and set(table.images) == {"JPEG files"}
 
 
 @pytest.mark.parametrize("name", ["at", "ssl4", "gelu", "dropout", "unlabeled"])

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "models", "kernels",
-     "lettering", "streams", "bilinear", "progress", "pickled"},
+     "lettering", "streams", "bilinear", "progress", "pickled", "clock"},
     {"attacks", "steps", "checkpoints"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "suites", "choices"},
@@ -131,8 +131,11 @@ def test_what_is_not_written(path):
             defaults = [*node.args.defaults, *[d for d in node.args.kw_defaults if d]]
             mutable = [d for d in defaults if isinstance(d, (ast.List, ast.Dict, ast.Set))]
             found += [f"mutable default in {node.name}"] * len(mutable)
-            if node.args.kwarg is not None and public and path.stem not in (
-                    "plots", "measures", "progress"):  # each hands them to one library call
+            if (
+                node.args.kwarg is not None
+                and public
+                and path.stem not in ("plots", "measures", "progress")
+            ):  # each hands them to one library call
                 found.append(f"**{node.args.kwarg.arg} in {node.name}")
     assert not found
 

@@ -79,9 +79,7 @@ def test_adversarial_is_cross_entropy_on_x_adv_alone(f, batch, logits):
 
 
 def test_trades_transcribed(f, batch, logits):
-    want = [
-        naive_ce(z, t) + 2.5 * naive_kl(z, a) for z, a, t in zip(*logits, batch.target)
-    ]
+    want = [naive_ce(z, t) + 2.5 * naive_kl(z, a) for z, a, t in zip(*logits, batch.target)]
     close(Trades(2.5)(f, batch), want)
     assert f.calls == [0, 1]  # clean first: the order in which batch norm sees them
 

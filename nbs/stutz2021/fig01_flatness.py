@@ -31,7 +31,7 @@
 # values.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or the name of one method
 seeds: list = [0, 1, 2]  # one network per method and seed

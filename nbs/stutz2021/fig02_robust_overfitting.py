@@ -27,7 +27,7 @@
 # above it at the end. Test RErr overfits much less.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 seeds: list = [0, 1, 2]  # one network per seed
 workers: int = 2  # networks trained at the same time, if live

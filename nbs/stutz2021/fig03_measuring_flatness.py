@@ -29,7 +29,7 @@
 # test curve lies far above its training curve.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # of the table: committed, live, or auto
 methods: list = ["at", "awp0.01"]  # two: a sharp one, and a flat one
 seeds: list = [0]  # of the networks in the table; the first one is drawn

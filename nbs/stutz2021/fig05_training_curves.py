@@ -28,7 +28,7 @@
 # (train) go to zero, and stay low where these stay high.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
 seeds: list = [0, 1, 2]  # one network per method and seed

@@ -30,7 +30,7 @@
 # table of equal columns but for one row.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "at"  # the method whose network is scaled
 seeds: list = [0]  # one network per seed

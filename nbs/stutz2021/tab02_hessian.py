@@ -30,7 +30,7 @@
 # nothing beside the printed ones, their relation to robust error may.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-small or cifar10
+profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names; those of Table 2 count
 seeds: list = [0]  # one network per method and seed
