@@ -94,7 +94,7 @@ def limits(values, reach=3.0):
 
 
 def outside(views):
-    """What `scatter(..., crop=True)` leaves outside its panels, as a sentence; "" if nothing.
+    """What `scatter(..., crop=True)` leaves outside its panels, as a sentence.
 
     views: heading of a panel -> (df, x, y).
     """
@@ -106,7 +106,7 @@ def outside(views):
                  for name, (_, row) in zip(names, far.iterrows(), strict=True)]  # fmt: skip
         parts += [f"*{heading}*: {', '.join(found)}"] if found else []
     words = "Open circles on a frame stand for methods outside it (x, y): "
-    return words + "; ".join(parts) + "." if parts else ""
+    return words + "; ".join(parts) + "." if parts else "All points are inside the frames."
 
 
 def _inside(df, x, y):
@@ -249,7 +249,7 @@ def caption(tidy):
     images = " and ".join(f"{n} {part}" for part, n in tidy.groupby("split")["n"].first().items())
     methods = tidy["method"].nunique()
     parts = [f"Measured at profile {row['profile']}, {methods} method{'s' * (methods > 1)}, "
-             f"seeds {seeds}, on {images} images"]  # fmt: skip
+             f"seed{'s' * (', ' in seeds)} {seeds}, on {images} images"]  # fmt: skip
     if isinstance(row.get("images"), str):
         parts[0] += f" ({row['images']})"
     for measure, words in CAPTIONS.items():

@@ -176,13 +176,13 @@ def correlation(df, x, y, resamples=2000):
     """Correlation of columns x and y over the rows that have both.
 
     The 95 % interval of Pearson's coefficient is scipy's bias-corrected accelerated bootstrap over
-    rows (`pearsonr(...).confidence_interval(BootstrapMethod)`) with a fixed generator: same table,
-    same interval. On fewer than 10 rows it would mean nothing and is NaN.
+    rows (`pearsonr(...).confidence_interval(BootstrapMethod)`) with a fixed generator: same rows,
+    same interval, whatever their order. On fewer than 10 rows it would mean nothing and is NaN.
     """
     missing = [column for column in (x, y) if column not in df]
     if missing:
         raise ValueError(f"no column {missing} to correlate; columns: {_listed(df.columns)}")
-    pair = df[[x, y]].dropna()
+    pair = df[[x, y]].dropna().sort_values([x, y])
     if len(pair) < 3 or (pair.nunique() < 2).any():
         raise ValueError(f"correlating {x} and {y} needs 3 or more rows that differ, "
                          f"not {len(pair)}")  # fmt: skip

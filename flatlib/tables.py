@@ -109,6 +109,8 @@ COLOURS = """<style>
 .ledger th, .ledger td {text-align: left; vertical-align: top; padding: 0.35em 0.6em;
   border-bottom: 1px solid #8885; white-space: normal; min-width: 9em}
 .ledger td:first-child {min-width: 16em}
+@media (max-width: 600px) {.ledger th, .ledger td {min-width: 6em; padding: 0.35em 0.3em}
+  .ledger td:first-child {min-width: 11em}}
 .ledger {overflow-x: auto; margin: 0.5em 0 1.5em}
 .ledger .holds b {color: #00795a} .ledger .fails b {color: #c04000} .ledger .open {opacity: 0.6}
 </style>"""

@@ -74,7 +74,7 @@ counts = found.pivot_table(
 )
 order = list(dict.fromkeys(found["topic"]))
 counts = counts.loc[order, list(sources)]
-counts.columns.names = counts.index.name = None, None
+counts.columns.names, counts.index.name = [None, None], None
 counts.loc["all claims"] = counts.sum()
 counts
 

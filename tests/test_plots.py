@@ -130,7 +130,7 @@ def test_far_off_points_are_left_out_marked_and_named():
     assert sorted(text.get_text() for text in texts(ax)) == list("abcdefghijk")
     said = plots.outside({"here": (far_off(), "x", "y"), "there": (PRINTED, X, Y)})
     assert said.endswith("methods outside it (x, y): *here*: l (1000.00, 5.00).")
-    assert plots.outside({"there": (PRINTED, X, Y)}) == ""
+    assert plots.outside({"there": (PRINTED, X, Y)}) == "All points are inside the frames."
 
 
 def test_nothing_is_far_off_among_few_points_or_equal_ones():

@@ -140,7 +140,8 @@ def test_bootstrap_interval_is_fixed_and_covers():
     xy = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=400)
     df = pd.DataFrame(xy, columns=["x", "y"])
     first, second = (published.correlation(df, "x", "y") for _ in range(2))
-    assert first == second and first.low < 0.6 < first.high
+    shuffled = published.correlation(df.sample(frac=1, random_state=1), "x", "y")
+    assert first == second == shuffled and first.low < 0.6 < first.high
     assert 0.05 < first.high - first.low < 0.2  # Fisher: 0.126
 
 
