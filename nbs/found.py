@@ -251,5 +251,4 @@ And among the eight networks of RobustBench the order is reversed, too (Spearman
 # The intervals above are over methods. Where each method has one network, the
 # noise of training is not in them, and differences between two methods of a few
 # percent mean nothing. What would tell more: the same methods on CIFAR-10
-# (`profile = "cifar10-small"` takes hours on one GPU, the paper's own size
-# weeks), and several seeds for each.
+# (`profile = "cifar10-small"`, which wants a GPU), and several seeds for each.
