@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import race, report, subjects, zoo
-from .floor import Floor
-from .items import ITEMS
+from .floor import Floor, matrix_rate
+from .items import ITEMS, ON_GPU
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,21 +28,26 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", dest="size", action="store_const", const="quick",
                         help="smaller batches and fewer rounds, about five minutes")  # fmt: skip
     parser.add_argument("--size", choices=subjects.SIZES, default="default")
+    parser.add_argument("--device", default="cpu",
+                        help=f"cuda: {', '.join(ON_GPU)} there; see --size gpu")  # fmt: skip
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, help="images for the small network")
     parser.add_argument("--batch-resnet18", type=int, help="images for ResNet-18")
     parser.add_argument("--rounds", type=int, help="timings of every contestant")
     parser.add_argument("--no-memory", action="store_true", help="peak memory is not measured")
-    parser.add_argument("--out", type=Path, default=RESULTS / report.slug(),
-                        help="folder of this machine's tables")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of this machine's tables")
     parser.add_argument("--page", type=Path, default=ROOT / "book" / "_generated" / "benchmark.md",
                         help="the tables of all machines, in Markdown")  # fmt: skip
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {given.device}: PyTorch finds no GPU; choose cpu")
+    given.out = given.out or RESULTS / report.slug(given.device)
+    return given
 
 
 def chosen_size(given: argparse.Namespace) -> subjects.Size:
-    size = subjects.SIZES[given.size]
+    size = replace(subjects.SIZES[given.size], device=given.device)
     batch = (given.batch or size.batch[0], given.batch_resnet18 or size.batch[1])
     rounds = given.rounds
     repeats = (rounds, rounds) if rounds else size.repeats
@@ -56,7 +61,8 @@ def say(text: str) -> None:
 def timed(given, size: subjects.Size) -> tuple[list[race.Result], dict[str, Floor]]:
     """All chosen items of all chosen networks."""
     results, floors = [], {}
-    wanted = [key for key in ITEMS if key in given.only]
+    possible = ITEMS if given.device == "cpu" else ON_GPU
+    wanted = [key for key in possible if key in given.only]
     for name in given.networks if wanted else []:
         say(f"== {subjects.TITLES[name]}: preparing the network, timing its convolutions")
         subject = subjects.SUBJECTS[name](size)
@@ -65,7 +71,7 @@ def timed(given, size: subjects.Size) -> tuple[list[race.Result], dict[str, Floo
             item = ITEMS[key](subject, size)
             say(f"-- {item.title}: {', '.join(item.contestants)}")
             results += race.race(item, name, subject.of(size.repeats), floors[name])
-    if "zoo" in given.only and "small" in given.networks:
+    if "zoo" in given.only and "small" in given.networks and given.device == "cpu":
         with zoo.zoo(size, given.threads) as item:
             say(f"-- {item.title}")
             results += race.race(item, "small", size.zoo_repeats)
@@ -75,7 +81,7 @@ def timed(given, size: subjects.Size) -> tuple[list[race.Result], dict[str, Floo
 def probe(given: argparse.Namespace) -> int:
     """Do one thing in this process and print the peak of its memory (MB)."""
     network, key, contestant = given.probe
-    size = subjects.probing(subjects.SIZES[given.size])
+    size = replace(subjects.probing(subjects.SIZES[given.size]), device=given.device)
     if key == "zoo":
         jobs = {zoo.BASE: zoo.straightforward}
         jobs.get(contestant, zoo.ours)(size, 0)
@@ -88,13 +94,17 @@ def probe(given: argparse.Namespace) -> int:
 def measure(given: argparse.Namespace) -> int:
     """Time, measure memory, print the page and write it with the tables."""
     size, busy = chosen_size(given), os.getloadavg()[0]
-    about = report.machine(given.threads, busy)
+    about = report.machine(given.threads, busy, given.device)
+    if given.device != "cpu":
+        about.append(
+            f"matrix product of 8192 × 8192: {matrix_rate(given.device):.0f} TFLOP/s in bf16"
+        )
     about.append(f"options: `{' '.join(given.options) or 'none'}`")
     if busy > 0.5:
         say(f"Other programs are running (load {busy:.1f}): timings will be off.")
     results, floors = timed(given, size)
     if not given.no_memory:
-        options = ["--threads", str(given.threads), "--size", given.size]
+        options = ["--threads", str(given.threads), "--size", given.size, "--device", given.device]
         for r in tqdm(results, "peak memory", leave=False, disable=None):
             threads = ["--threads", "1"] if r.contestant == zoo.WORKERS else []
             how = (r.network, r.item, r.contestant, [*options, *threads])
@@ -103,7 +113,7 @@ def measure(given: argparse.Namespace) -> int:
         f"batch {size.batch[0]} for the small network, {size.batch[1]} for ResNet-18; "
         f"peak memory at a batch of {subjects.probing(size).batch[1]}, of a fresh process"
     )
-    text = report.page(results, floors, about, given.threads, note)
+    text = report.page(results, floors, about, given.threads, note, size)
     written = {
         given.out / "rounds.csv": report.rounds_csv(results),
         given.out / "summary.csv": report.summary_csv(results),

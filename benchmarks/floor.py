@@ -70,20 +70,27 @@ def shapes(model, x) -> tuple[Counter, int]:
     return work.convolutions, work.flops
 
 
+def clock() -> float:
+    """Seconds, when all that was asked for is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 @cache
-def _seconds(shape, precision: str, repeats: int) -> tuple[float, ...]:
+def _seconds(shape, precision: str, repeats: int, device: str) -> tuple[float, ...]:
     """Time of one convolution: forward, gradient of the input, of the weights; best layout each."""
     layouts = (torch.contiguous_format, torch.channels_last)
-    times = [_seconds_in(layout, shape, DTYPES[precision], repeats) for layout in layouts]
+    times = [_seconds_in(layout, shape, DTYPES[precision], repeats, device) for layout in layouts]
     return tuple(map(min, zip(*times)))
 
 
-def _seconds_in(layout, shape, dtype, repeats: int) -> list[float]:
+def _seconds_in(layout, shape, dtype, repeats: int, device: str) -> list[float]:
     size, kernel, (stride, padding, dilation, groups) = shape
     if kernel[2:] == (1, 1) and padding == (0, 0):  # as flatlib does, see kernels._take_over
         size = (*size[:2], *(-(-n // step) for n, step in zip(size[2:], stride)))
         stride = (1, 1)
-    x, w = (torch.rand(s).to(dtype, memory_format=layout) for s in (size, kernel))
+    x, w = (torch.rand(s, device=device).to(dtype, memory_format=layout) for s in (size, kernel))
     fixed = (stride, padding, dilation, False, [0, 0], groups)
     up = aten.convolution(x, w, None, *fixed).to(memory_format=layout)
     calls = (
@@ -98,10 +105,16 @@ def _median(call, repeats: int) -> float:
     call()
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         call()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return sorted(times)[len(times) // 2]
+
+
+def matrix_rate(device: str, size: int = 8192, repeats: int = 11) -> float:
+    """TFLOP/s of a product of two random bf16 matrices: what the device does at its best."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / _median(lambda: a @ b, repeats) / 1e12
 
 
 class Floor:
@@ -111,13 +124,10 @@ class Floor:
         convolutions, self.flops = shapes(model, x)
         in_convolutions = sum(_shape_flops(s) * n for s, n in convolutions.items())
         rest = self.flops / in_convolutions  # the linear layer, at the rate of the convolutions
-        self.passes = {
-            p: [
-                rest * sum(_seconds(s, p, repeats)[kind] * n for s, n in convolutions.items())
-                for kind in range(3)
-            ]
-            for p in DTYPES
-        }
+        self.passes = {}
+        for p in DTYPES:
+            alone = [(_seconds(s, p, repeats, str(x.device)), n) for s, n in convolutions.items()]
+            self.passes[p] = [rest * sum(t[kind] * n for t, n in alone) for kind in range(3)]
 
     def seconds(self, least: Passes, precision: str) -> float:
         steps = sum(n * t for n, t in zip(least.steps, self.passes[precision]))

@@ -18,7 +18,6 @@ from .floor import Passes, Work
 from .subjects import Size, Subject
 
 BASE, OURS, OURS_BF16 = "straightforward", "flatlib", "flatlib bf16"
-BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,17 @@ class Item:
     counted: str = "gradient steps"
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def seeded(s: Subject) -> torch.Generator:
+    return torch.Generator(s.x.device).manual_seed(0)
 
 
-def precisions(ours: Callable) -> dict[str, Callable]:
-    """``ours(precision)`` as contestants; bf16 only where the processor computes in it: elsewhere
-    it is emulated, some twenty times slower.
+def precisions(s: Subject, ours: Callable) -> dict[str, Callable]:
+    """``ours(precision)`` as contestants; bf16 only where the device computes in it: elsewhere it
+    is emulated, some twenty times slower.
     """
     exact = {OURS: partial(ours, "float32")}
-    return exact | {OURS_BF16: partial(ours, "bf16")} if BF16 else exact
+    there = s.x.is_cuda or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return exact | {OURS_BF16: partial(ours, "bf16")} if there else exact
 
 
 def mean_loss(s: Subject, x_adv) -> float:
@@ -60,7 +60,7 @@ def pgd(s: Subject, size: Size) -> Item:
     attack = PGD(eps=s.eps, steps=size.steps)
 
     def ours(precision: str):
-        return attack(freeze(s.model, precision=precision), s.x, s.y, seeded())
+        return attack(freeze(s.model, precision=precision), s.x, s.y, seeded(s))
 
     others = {
         "foolbox": partial(peers.foolbox_pgd, s, size.steps),
@@ -68,8 +68,8 @@ def pgd(s: Subject, size: Size) -> Item:
         "pyautoattack": partial(peers.apgd, s.model, s, size.steps),
     }
     contestants = {
-        BASE: lambda: plain.pgd(s.model, s.x, s.y, s.eps, s.step, size.steps, seeded()),
-        **precisions(ours),
+        BASE: lambda: plain.pgd(s.model, s.x, s.y, s.eps, s.step, size.steps, seeded(s)),
+        **precisions(s, ours),
     }
     return Item(
         "pgd",
@@ -91,7 +91,7 @@ def apgd(s: Subject, size: Size) -> Item:
         "apgd",
         f"APGD-CE, {size.steps} steps (pyautoattack)",
         "RLoss",
-        {BASE: partial(peers.apgd, s.model, s, size.steps), **precisions(ours)},
+        {BASE: partial(peers.apgd, s.model, s, size.steps), **precisions(s, ours)},
         partial(mean_loss, s),
         Passes((size.steps, size.steps, 0)),
     )
@@ -99,37 +99,37 @@ def apgd(s: Subject, size: Size) -> Item:
 
 def average(s: Subject, size: Size) -> Item:
     """RLoss at perturbed weights; the reference, which is PGD again, is left out."""
-    draws, zero = s.of(size.draws), torch.zeros(len(s.x))
+    draws, zero = s.of(size.draws), s.x.new_zeros(len(s.x))
     attack = PGD(eps=s.eps, steps=size.steps)
 
     def base():
-        how = (s.eps, s.step, size.steps, 0.5, draws, seeded())
+        how = (s.eps, s.step, size.steps, 0.5, draws, seeded(s))
         return plain.average_flatness(s.model, s.x, s.y, zero, *how)
 
     def ours(precision: str):
         return average_flatness(
-            s.model, s.x, s.y, attack, 0.5, draws, seeded(), reference=zero, batch=len(s.x),
+            s.model, s.x, s.y, attack, 0.5, draws, seeded(s), reference=zero, batch=len(s.x),
             precision=precision,
         ).value  # fmt: skip
 
     work = (draws * size.steps, draws * size.steps, 0)
     title = f"average-case flatness, {draws} draw{'s' * (draws > 1)} × PGD-{size.steps}"
-    contestants = {BASE: base, **precisions(ours)}
+    contestants = {BASE: base, **precisions(s, ours)}
     quantity = "RLoss at w + ν"
     return Item("average", title, quantity, contestants, float, Passes(work, (draws, 0, 0)))
 
 
 def worst(s: Subject, size: Size) -> Item:
     """One start of the joint ascent over weights and images; the reference is left out."""
-    zero = torch.zeros(len(s.x))
+    zero = s.x.new_zeros(len(s.x))
 
     def base():
-        how = (s.eps, s.step, size.steps, 0.003, 1, seeded())
+        how = (s.eps, s.step, size.steps, 0.003, 1, seeded(s))
         return plain.worst_flatness(s.model, s.x, s.y, zero, *how)
 
     def ours(precision: str):
         return worst_flatness(
-            s.model, s.x, s.y, s.eps, 0.003, size.steps, 1, seeded(), reference=zero,
+            s.model, s.x, s.y, s.eps, 0.003, size.steps, 1, seeded(s), reference=zero,
             batch=len(s.x), precision=precision,
         ).value  # fmt: skip
 
@@ -137,7 +137,7 @@ def worst(s: Subject, size: Size) -> Item:
         "worst",
         f"worst-case flatness, {size.steps} joint steps",
         "RLoss at w + ν",
-        {BASE: base, **precisions(ours)},
+        {BASE: base, **precisions(s, ours)},
         float,
         Passes((size.steps,) * 3, (1, 0, 0)),
     )
@@ -148,12 +148,12 @@ class Trainee:
 
     def __init__(self, s: Subject, size: Size, precision: str | None):
         self.s, self.net, self.steps = s, s.copy(), size.training_steps
-        self.optimiser = AT.optimiser.build(list(self.net.parameters()), seeded())
+        self.optimiser = AT.optimiser.build(list(self.net.parameters()), seeded(s))
         attack = PGD(eps=s.eps, steps=size.training_steps)
         if precision == "bf16":
             pgd, attack = attack, lambda f, *how: pgd(freeze(self.net, precision="bf16"), *how)
         self.method = precision and replace(AT, attack=attack)
-        self.g, self.random = seeded(), Streams(0)
+        self.g, self.random = seeded(s), Streams(0, s.x.device)
         self.random["attack"] = self.g
 
     def base(self) -> float:
@@ -182,7 +182,7 @@ def training(s: Subject, size: Size) -> Item:
         "loss of the first step",
         {
             BASE: Trainee(s, size, None).base,
-            **precisions(lambda precision: trainees[precision].ours()),
+            **precisions(s, lambda precision: trainees[precision].ours()),
         },
         float,
         Passes((n, n, 0), (2, 1, 1)),
@@ -269,3 +269,4 @@ ITEMS = {
     "pgd": pgd, "apgd": apgd, "average": average, "worst": worst, "training": training,
     "curvature": curvature, "stacked": stacked,
 }  # fmt: skip
+ON_GPU = ("pgd", "apgd", "average", "worst", "training")

@@ -44,7 +44,7 @@ def foolbox_pgd(s: Subject, steps: int):
     """Uniform start, last iterate, and a last forward pass that tells which images fell."""
     import foolbox
 
-    model = foolbox.PyTorchModel(s.model, bounds=(0, 1), device="cpu")
+    model = foolbox.PyTorchModel(s.model, bounds=(0, 1), device=s.x.device)
     attack = foolbox.attacks.LinfPGD(abs_stepsize=s.step, steps=steps, random_start=True)
     _, clipped, _ = attack(model, s.x, s.y, epsilons=s.eps)
     return clipped
@@ -61,9 +61,9 @@ def apgd(f, s: Subject, steps: int):
     """APGD-CE of AutoAttack on x -> logits ``f``, one start, so many gradients; best points."""
     from pyautoattack.autopgd_base import APGDAttack
 
-    attack = APGDAttack(f, n_iter=steps - 1, norm="Linf", eps=s.eps, device="cpu")
+    attack = APGDAttack(f, n_iter=steps - 1, norm="Linf", eps=s.eps, device=s.x.device)
     attack.init_hyperparam(s.x)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[s.x.device] if s.x.is_cuda else []):
         torch.manual_seed(0)
         return attack.attack_single_run(s.x, s.y)[0].detach()
 

@@ -18,8 +18,8 @@ from torch import nn
 
 def random_start(x, eps, g):
     """delta of random direction, ||delta||_inf uniform in [0, eps], with x + delta in [0, 1]."""
-    noise = torch.randn(x.shape, generator=g)
-    length = eps * torch.rand(len(x), 1, 1, 1, generator=g)
+    noise = torch.randn(x.shape, generator=g, device=x.device)
+    length = eps * torch.rand(len(x), 1, 1, 1, generator=g, device=x.device)
     delta = length * noise / noise.abs().amax(dim=(1, 2, 3), keepdim=True)
     return (x + delta).clamp(0, 1) - x
 
@@ -31,7 +31,7 @@ def pgd(model, x, y, eps, step, steps=20, g=None):
     every image its own.
     """
     delta = random_start(x, eps, g)
-    best, best_loss = x.clone(), torch.full((len(x),), -torch.inf)
+    best, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
     for t in range(steps + 1):
         delta = delta.detach().requires_grad_(t < steps)
         with torch.set_grad_enabled(t < steps):
@@ -49,7 +49,7 @@ def pgd(model, x, y, eps, step, steps=20, g=None):
 
 def robust_loss(model, x, y, eps, step, steps=20, g=None, restarts=1):
     """RLoss of every image, (N,): the highest cross-entropy over so many PGD starts."""
-    worst = torch.full((len(x),), -torch.inf)
+    worst = x.new_full((len(x),), -torch.inf)
     for _ in range(restarts):
         x_adv = pgd(model, x, y, eps, step, steps, g)
         with torch.no_grad():
@@ -65,7 +65,7 @@ def layers(model):
 
 def random_direction(w, xi, g):
     """nu with ||nu_l|| = xi ||w_l|| in every layer l."""
-    nu = [torch.randn(p.shape, generator=g) for p in w]
+    nu = [torch.randn(p.shape, generator=g, device=p.device) for p in w]
     return [v * (xi * p.detach().norm() / v.norm().clamp_min(1e-12)) for v, p in zip(nu, w)]
 
 
@@ -73,7 +73,7 @@ def average_flatness(model, x, y, reference, eps, step, steps=20, xi=0.5, draws=
     """E_nu[max_delta L(f(x + delta; w + nu), y)] - reference, Eq. (3), with fresh nu and delta in
     every draw; ``reference`` (N,) is RLoss at w.
     """
-    total = torch.zeros(len(x))
+    total = x.new_zeros(len(x))
     for _ in range(draws):
         moved = deepcopy(model)
         with torch.no_grad():
@@ -97,7 +97,7 @@ def worst_flatness(model, x, y, reference, eps, step, steps=20, xi=0.003, restar
 def joint_ascent(model, x, y, eps, step, steps, xi, g, weight_step=0.001):
     """One start of the search of ``worst_flatness``; the losses it ends with, (N,)."""
     w, moved = layers(model), deepcopy(model)
-    shrink = [torch.rand((), generator=g) for _ in w]
+    shrink = [torch.rand((), generator=g, device=x.device) for _ in w]
     nu = [s * v for s, v in zip(shrink, random_direction(w, xi, g))]
     delta = random_start(x, eps, g)
     for _ in range(steps):

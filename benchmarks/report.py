@@ -15,7 +15,7 @@ from . import peers
 from .floor import Floor
 from .items import BASE, OURS, OURS_BF16
 from .race import Result, ratio
-from .subjects import TITLES
+from .subjects import TITLES, Size
 
 FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "bf16", "asimd")  # best first
 APART = ("stacked", "zoo")  # items with tables of their own
@@ -39,14 +39,20 @@ def processor() -> tuple[str, list[str]]:
     return model, [f for f in FEATURES if f in flags]
 
 
-def slug() -> str:
-    """A folder's name for this machine: processor, cores, best feature."""
+def device_name(device: str = "cpu") -> str:
+    """This machine: processor, cores, best feature; or its GPU."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
     model, features = processor()
-    words = f"{model} {os.cpu_count()} cores {features[0] if features else ''}"
-    return "-".join(re.findall(r"[a-z0-9_]+", words.lower()))
+    return f"{model}, {os.cpu_count()} cores, {features[0] if features else ''}"
 
 
-def machine(threads: int, busy: float) -> list[str]:
+def slug(device: str = "cpu") -> str:
+    """A folder's name for this machine."""
+    return "-".join(re.findall(r"[a-z0-9_]+", device_name(device).lower()))
+
+
+def machine(threads: int, busy: float, device: str = "cpu") -> list[str]:
     """What the numbers depend on, a line each."""
     model, features = processor()
     allocator = ", ".join(f"{k}={os.environ.get(k, 'unset')}" for k in ALLOCATOR)
@@ -57,6 +63,11 @@ def machine(threads: int, busy: float) -> list[str]:
         f"{platform.system()}",
         f"allocator: `{allocator}`",
     ]
+    if device != "cpu":
+        tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
+        lines.insert(
+            0, f"GPU: {device_name(device)}, CUDA {torch.version.cuda}; TF32 in convolutions {tf32}"
+        )
     if busy > 0.5:
         lines.append(f"**other programs were running: the load was {busy:.1f} at the start**")
     return lines
@@ -191,19 +202,33 @@ def zoo_table(results: list[Result], models: int) -> str:
     return _table(header, rows)
 
 
+def whole(results: list[Result], size: Size) -> list[str]:
+    """What the timings of ResNet-18 amount to: an epoch of training, one measure of flatness."""
+    parts = {"training": (50_000 / size.batch[1], "a PGD-7 epoch of 50 000 images"),
+             "average": (1000 / size.batch[1] * 10 / size.draws[1],
+                         "average-case flatness of 1000 images, 10 draws")}  # fmt: skip
+    lines = []
+    for item, (times, words) in parts.items():
+        group = groups(results).get(("resnet18", item), ())
+        found = [f"{times * r.median:.3g} s {r.contestant}" for r in group]
+        lines += [f"ResNet-18, {words}: {', '.join(found)}"] if found else []
+    return lines
+
+
 def page(
-    results: list[Result], floors: dict[str, Floor], about: list[str], models: int, note: str
-) -> str:
+    results: list[Result], floors: dict[str, Floor], about: list[str], models: int, note: str,
+    size: Size,
+) -> str:  # fmt: skip
     """The part of the book's page that is about this machine."""
-    present = [f"{name} {peers.version(name)}" for name in peers.PACKAGES if peers.version(name)]
+    present = [f"{p} {peers.version(p)}" for p in peers.PACKAGES if peers.version(p)]
     rates = [
         f"convolutions alone, {TITLES[name]}: {floor.rate('float32'):.0f} GFLOP/s in float32, "
         f"{floor.rate('bf16'):.0f} in bf16"
         for name, floor in floors.items()
     ]
     about = [*about, f"other packages: {', '.join(present) or 'none'}", *rates, note]
-    model, features = processor()
-    parts = [f"### {model}, {os.cpu_count()} cores, {features[0] if features else ''}"]
+    about += whole(results, size)
+    parts = [f"### {device_name(size.device)}"]
     parts.append("\n".join(f"- {line}" for line in about))
     networks = [n for n in TITLES if any(r.network == n and r.item not in APART for r in results)]
     parts += [speeds(name, results) for name in networks]

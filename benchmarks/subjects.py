@@ -37,11 +37,13 @@ class Size:
     zoo_repeats: int = 3
     floor_repeats: int = 7
     tiny: bool = False  # toy networks in place of both
+    device: str = "cpu"
 
 
 SIZES = {
     "default": Size(),
     "quick": Size(batch=(128, 8), repeats=(3, 3), epochs=3, zoo_repeats=1, floor_repeats=3),
+    "gpu": Size(batch=(400, 128), repeats=(11, 11), draws=(10, 10)),
     "toy": Size(
         batch=(8, 4), repeats=(2, 1), draws=(2, 1), stacked=(2, 2), steps=3, training_steps=2,
         products=2,
@@ -94,12 +96,13 @@ def profile(size: Size) -> profiles.Profile:
 def small(size: Size) -> Subject:
     """The network of the profile "digits", adversarially trained for a few epochs."""
     chosen, epochs = profile(size), size.prepared[0]
+    data = chosen.load().to(size.device)
     if epochs:
-        model, _ = fit(AT, replace(chosen, epochs=epochs))
+        model, _ = fit(AT, replace(chosen, epochs=epochs), device=size.device)
     else:
-        model = profiles.network(AT, chosen, chosen.load(), torch.Generator().manual_seed(0))
-    x, y = chosen.load().test.first(size.batch[0])
-    return Subject("small", model.eval(), x, y, chosen.eps)
+        model = profiles.network(AT, chosen, data, torch.Generator().manual_seed(0))
+    x, y = data.test.first(size.batch[0])
+    return Subject("small", model.to(size.device).eval(), x, y, chosen.eps)
 
 
 def resnet18(size: Size) -> Subject:
@@ -107,9 +110,11 @@ def resnet18(size: Size) -> Subject:
 
     The images stand in for CIFAR-10, which a benchmark should not need.
     """
-    g = torch.Generator().manual_seed(0)
-    model = initialise(ResNet((1, 1), 4) if size.tiny else ResNet(), g)
-    patterns = F.interpolate(torch.rand(10, 3, 4, 4, generator=g), size=32)
+    model = ResNet((1, 1), 4) if size.tiny else ResNet()
+    model = initialise(model, torch.Generator().manual_seed(0)).to(size.device)
+    g = torch.Generator(size.device).manual_seed(0)
+    coarse = torch.rand(10, 3, 4, 4, generator=g, device=size.device)
+    patterns = F.interpolate(coarse, size=32)
     subject = Subject("resnet18", model, *_noisy(patterns, size.batch[1], g), eps=8 / 255)
     optimiser = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
     for _ in range(size.prepared[1]):
@@ -120,8 +125,8 @@ def resnet18(size: Size) -> Subject:
 
 
 def _noisy(patterns: Tensor, n: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    y = torch.randint(len(patterns), (n,), generator=g)
-    noise = 0.2 * torch.randn(n, 3, 32, 32, generator=g)
+    y = torch.randint(len(patterns), (n,), generator=g, device=patterns.device)
+    noise = 0.2 * torch.randn(n, 3, 32, 32, generator=g, device=patterns.device)
     return (patterns[y] + noise).clamp(0, 1), y
 
 

@@ -125,3 +125,34 @@ def test_the_command(tmp_path, capsys):
     assert all(title in page.read_text() for title in subjects.TITLES.values())
     assert command.main([*how, "--probe", "small", "pgd", "flatlib"]) == 0
     assert float(capsys.readouterr().out.split()[-1]) > 10
+
+
+def test_a_gpu_that_is_not_there_is_told_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        command.main(["--device", "cuda"])
+    assert "PyTorch finds no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_command_on_a_gpu(tmp_path):
+    out, page = tmp_path / "gpu", tmp_path / "all.md"
+    how = ["--size", "toy", "--device", "cuda", "--out", str(out), "--page", str(page)]
+    assert command.main(how) == 0
+    with open(out / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["item"] for row in rows} == set(items.ON_GPU)
+    assert "TFLOP/s in bf16" in page.read_text() and "a PGD-7 epoch" in page.read_text()
+
+
+def test_what_the_timings_amount_to():
+    """391 training steps are an epoch; 10 draws of 1000 images from one draw of 8."""
+    size = subjects.SIZES["quick"]
+    rows = [
+        race.Result("resnet18", item, item, "flatlib", "", "", 0.0, 1, 1.0, seconds=[2.0])
+        for item in ("training", "average")
+    ]
+    epoch, flatness = report.whole(rows, size)
+    assert epoch == "ResNet-18, a PGD-7 epoch of 50 000 images: 1.25e+04 s flatlib"
+    assert flatness.endswith("10 draws: 2.5e+03 s flatlib")
