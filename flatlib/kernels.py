@@ -245,7 +245,9 @@ def _take_over(graph, node, module, given, modules) -> str | None:
     into it.
 
     A 1 x 1 convolution with a stride becomes one of the pixels it reads: oneDNN's gradient for the
-    weights of the strided one, channels-last on AVX2 with 4 input channels, corrupts memory.
+    weights of the strided one, channels-last on AVX2 with 4 input channels, corrupts memory. The
+    pixels are picked by pooling over single ones, whose gradient, unlike a slice's, lies
+    channels-last.
     """
     norm = next(iter(node.users)) if len(node.users) == 1 else None
     foldable = (
@@ -265,8 +267,7 @@ def _take_over(graph, node, module, given, modules) -> str | None:
         else:
             image, stride = node.args[0], module.stride
             if module.kernel_size == (1, 1) and module.padding == (0, 0) and stride != (1, 1):
-                every = tuple(slice(None, None, step) for step in (1, 1, *stride))
-                image, stride = graph.call_function(operator.getitem, (image, every)), (1, 1)
+                image, stride = graph.call_function(F.avg_pool2d, (image, 1, stride)), (1, 1)
             geometry = (stride, module.padding, module.dilation, module.groups)
             new = graph.call_function(F.conv2d, (image, weight, bias, *geometry))
     if foldable:
