@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 PROFILE ?= digits
-METHODS ?= table1
+METHODS ?= main
 SEED ?= 0
 TORCH_INDEX ?=
 WORKERS ?= 2
@@ -42,7 +42,7 @@ ifneq ($(WORKS),yes)
 endif
 
 help:
-	@echo "make book       train and measure the models of Table 1 here, then build the book from them"
+	@echo "make book       train and measure ten models here (METHODS=table1: 19), then build the book from them"
 	@echo "make test       unit tests, then every notebook against its stored output"
 	@echo "make lab        open JupyterLab"
 	@echo "make html       build the book from the committed notebooks, nothing is computed"

@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--methods", nargs="+", default=["table1"],
-        help="names from the catalogue, table1, all, or robustbench")  # fmt: skip
+        help="names from the catalogue, main, table1, all, or robustbench")  # fmt: skip
     add("--suite", nargs="+", default=["default"], choices=suites.NAMES, metavar="SUITE",
         help=f"what is measured: {', '.join(suites.NAMES)}")  # fmt: skip
     add("--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}")

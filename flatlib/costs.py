@@ -1,7 +1,8 @@
-"""What a batch of runs will cost, before it starts: gradient steps counted, one of them timed."""
+"""What a batch of runs will cost, before it starts: gradient steps counted, a few of them timed."""
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -12,6 +13,7 @@ from .profiles import Profile
 
 # An attack step: a forward pass, a backward pass to the input. A training step costs about two.
 TRAIN_STEP = 2.0
+MEASURED = 128  # images at once
 CLEAN_STEP = 0.8  # a joint step without images, in joint steps
 LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
 
@@ -25,26 +27,27 @@ class Estimate:
     workers: int
 
     def describe(self) -> str:
-        wall = self.seconds / self.workers
+        wall = self.seconds / min(self.workers, self.runs)
         text = f"{wall / 3600:.1f} hours" if wall > 5400 else f"{max(1, round(wall / 60))} min"
         runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         return f"{runs} to train and measure: about {text} with {self.workers} worker(s)"
 
 
 def estimate(todo: list, suite, workers: int) -> Estimate:
-    """The cost of training and measuring ``todo``, from one timed attack step per device and
-    profile.
+    """The cost of training and measuring ``todo``, from an attack step timed once per device and
+    profile: on a batch of training, and on one of a measure.
     """
-    speed = {}
+    timed = cache(seconds_per_image)
     total = 0.0
     for run in todo:
-        place = (run.profile.name, run.device)
-        speed[place] = speed.get(place) or seconds_per_image(run.profile, run.device)
         missing = run.missing(suite)
         work = sum(measuring(run.profile, name) for name, _, _ in missing)
         if any(which == "early_stopped" for _, which, _ in missing):
             work += stopping(run.method, run.profile)
-        total += speed[place] * (work + (0 if run.done else training(run.method, run.profile)))
+        total += work * timed(run.profile, run.device, MEASURED)
+        if not run.done:
+            work = training(run.method, run.profile)
+            total += work * timed(run.profile, run.device, run.profile.batch)
     return Estimate(total, len(todo), workers)
 
 
@@ -85,7 +88,7 @@ def measuring(profile: Profile, name: str) -> float:
     return counts[name]
 
 
-def seconds_per_image(profile: Profile, device: str, repeat: int = 3) -> float:
+def seconds_per_image(profile: Profile, device: str, batch: int, repeat: int = 3) -> float:
     """The time of one attack step per image on this machine, of an untrained network."""
     from .methods import AT
     from .run import load
@@ -94,7 +97,7 @@ def seconds_per_image(profile: Profile, device: str, repeat: int = 3) -> float:
     g = torch.Generator(device).manual_seed(0)
     model = profiles.network(AT, profile, data, None).to(device).eval()
     profiles.initialise(model, g)
-    x, y = data.train.first(min(128, len(data.train)))
+    x, y = data.train.first(batch)
     f, times, threads = freeze(model), [], torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker does
     for _ in range(repeat):

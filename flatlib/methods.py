@@ -187,3 +187,9 @@ TABLE1 = (
     "ema0.9975", "clip0.005", "awp0.01", "entropy1", "trades6", "mart6", "ssl4", "mish", "silu",
     "gelu",
 )  # fmt: skip
+
+# Ten of them, different in kind: what "make book" trains.
+MAIN = (
+    "at", "late", "gelu", "cyclic2", "autoaugment", "noise0.3", "awp0.01", "trades6", "wd0.05",
+    "unlabeled",
+)  # fmt: skip

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from . import campaign, checks, paths, profiles, results, robustbench, suites
-from .methods import CATALOGUE, TABLE1, Method, differences
+from .methods import CATALOGUE, MAIN, TABLE1, Method, differences
 from .profiles import Profile
 from .run import Run
 
@@ -18,11 +18,13 @@ def default_device() -> str:
 
 
 def named(methods) -> dict[str, Method]:
-    """Methods by name from "table1", "all", a name, a list of these, or a Method of one's own."""
+    """Methods by name from "main", "table1", "all", a name, a list of these, or a Method of one's
+    own.
+    """
     if isinstance(methods, Method):
         slots = ",".join(f"{k}={v}" for k, v in differences(methods).items()) or "at"
         return {"".join(c if c.isalnum() or c in "=.-" else "_" for c in slots)[:60]: methods}
-    groups = {"table1": TABLE1, "all": tuple(CATALOGUE)}
+    groups = {"main": MAIN, "table1": TABLE1, "all": tuple(CATALOGUE)}
     asked = [methods] if isinstance(methods, str) else methods
     return {name: CATALOGUE[name] for part in asked for name in groups.get(part, (part,))}
 

@@ -32,7 +32,8 @@
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke or digits: data, ε, other networks
 source: str = "auto"  # committed, live, or auto (committed if there)
-seeds: list = [0, 1, 2]  # of the networks to compare with
+methods: str = "table1"  # the networks to compare with: also main, or names
+seeds: list = [0, 1, 2]  # theirs
 epochs: int = 40  # training of the example model
 seed: int = 0  # of the example model and all random numbers
 
@@ -182,11 +183,11 @@ plt.show()
 # %% [markdown]
 # ## Where it falls in Fig. 1
 #
-# The other points are the 19 methods of Table 1 at the same profile: same
-# images, ε and protocol. Points of other data do not belong in this figure.
+# The other points are methods of Table 1 at the same profile: same images,
+# ε and protocol. Points of other data do not belong in this figure.
 
 # %%
-measures, histories = runs.collect("table1", profile, seeds, source)
+measures, histories = runs.collect(methods, profile, seeds, source)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 others = published.table1()[["label", "family"]]
 others = others.join(runs.wide(measures).groupby("method")[[X, Y]].mean())

@@ -14,7 +14,7 @@ from flatlib import AT, CATALOGUE, PGD, Method, fit, profiles, published
 from flatlib.attacks import PerTask
 from flatlib.data import Batches, Split
 from flatlib.losses import Adversarial, Mart, Rotation, Trades
-from flatlib.methods import TABLE1, Exact, Noise, Smooth, describe, differences
+from flatlib.methods import MAIN, TABLE1, Exact, Noise, Smooth, describe, differences
 from flatlib.models import ACTIVATIONS, ResNet, WithRotations
 from flatlib.steps import (
     EMA,
@@ -51,6 +51,7 @@ def same(a, b, parameters_only=False):
 
 
 def test_table1_is_in_the_catalogue_under_the_published_names():
+    assert set(MAIN) <= set(TABLE1) and len(set(MAIN)) == 10
     assert set(TABLE1) <= set(CATALOGUE) and len(TABLE1) == len(set(TABLE1)) == 19
     assert set(CATALOGUE) >= set(published.names()["method"]) and len(published.names()) == 74
     assert set(TABLE1) == set(published.table1().index)

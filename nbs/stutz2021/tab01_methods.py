@@ -32,6 +32,7 @@
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
+methods: str = "table1"  # table1, main (ten of them), or a list of names
 seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
@@ -64,7 +65,7 @@ COLUMNS = {  # column of Table 1 -> its heading here, and the digits shown
 # ## Runs
 
 # %%
-measures, _ = runs.collect("table1", profile, seeds, source, workers)
+measures, _ = runs.collect(methods, profile, seeds, source, workers)
 wide = runs.wide(measures)  # a row for each network
 aa = profiles.get(profile).protocol.autoattack
 Markdown(
