@@ -61,10 +61,17 @@ def gather(methods="all", profile="digits", seeds=(0,), source="auto", workers=1
 
 
 def describe(sources):
-    """A row per source: how many methods and seeds it has of each table of `tables`."""
+    """A row per source: how many methods and seeds it has of each table of `tables`; of those over
+    epochs or versions, the methods that have more than one.
+    """
     rows = {source: dict.fromkeys(KEYS, "–") for source in sources}
     for source, given in sources.items():
         for name, table in tables(given).items():
+            if name in ("snapshots", "versions"):
+                several = table.groupby("method")[KEYS[name][1]].transform("nunique") > 1
+                table = table[several]
+            if table.empty:
+                continue
             seeds = f" × {table['seed'].nunique()} seeds" if "seed" in table else ""
             rows[source][name] = f"{table['method'].nunique()}{seeds}"
     return pd.DataFrame(rows).T
