@@ -105,7 +105,7 @@ def test_heading_says_what_is_known():
     ax = plots.panels()[1][0, 0]
     found = relations.correlations({"all": PRINTED, "few": PRINTED.head(4)}, {"v": (X, Y)}).loc["v"]
     scatters.heading(ax, "ours", found.loc["all"])
-    assert ax.get_title(loc="left") == "ours: Pearson 0.86 [0.76, 0.91]"
+    assert ax.get_title(loc="left") == "ours: Pearson 0.86 [0.76, 0.90]"
     scatters.heading(ax, found=found.loc["few"])
     assert "[" not in ax.get_title(loc="left")
     scatters.heading(ax, "ours", found.loc["few"] * np.nan)
