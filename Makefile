@@ -48,7 +48,7 @@ help:
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
 	@echo "make notebooks  execute the committed notebooks again, in place"
 	@echo "make results    measure everything stored in data/results/$(PROFILE) again (hours)"
-	@echo "make bench      time flatlib against a straightforward implementation (20 minutes)"
+	@echo "make bench      time flatlib against a straightforward implementation (half an hour and more)"
 	@echo "make env        only make or update the virtual environment .venv"
 	@echo "make clean      remove _build and caches (keeps .venv and the trained models in runs/)"
 	@echo

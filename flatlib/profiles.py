@@ -71,6 +71,9 @@ class Profile:
 # At 8 x 8 pixels whatever shifts, mirrors or covers a digit destroys it.
 _SPATIAL = ("crop", "flip", "crop-mean", "cutout")
 
+# About a twentieth of the standard ensemble's cost, see book/protocol.md.
+_LIGHT = AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3)
+
 PROFILES = {
     "smoke": Profile(
         "smoke", "digits", train=64, test=40, early=32, blocks=(1, 1), width=4, epochs=5, batch=32,
@@ -88,7 +91,7 @@ PROFILES = {
         batch=50, eps=0.15, without=_SPATIAL, outer_lr=1.0, log_every=2, log_images=200,
         protocol=Protocol(
             restarts=5, worst_restarts=5, early_restarts=1,
-            autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3),
+            autoattack=_LIGHT,
             radii_draws=5, radii_restarts=2, hessian_images=400, line_points=25, line_draws=5,
         ),
     ),
@@ -105,9 +108,7 @@ PROFILES = {
     "cifar10-small": Profile(
         "cifar10-small", "cifar10", train=5000, test=1000, early=500, blocks=(2, 2, 2, 2), width=16,
         epochs=60, batch=128, eps=PAPER_EPS, log_every=2,
-        protocol=Protocol(
-            autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3),
-        ),
+        protocol=Protocol(autoattack=_LIGHT),
     ),
     "cifar10": Profile(
         "cifar10", "cifar10", train=50_000, test=1000, early=500, blocks=(2, 2, 2, 2), width=64,
