@@ -4,7 +4,7 @@
 #   make book PYTHON=python3.12                     another interpreter
 #   make book TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                                                   PyTorch without CUDA (0.2 GB instead of 2.8 GB)
-#   make book PROFILE=smoke                         smaller experiments, see README.md
+#   make book PROFILE=smoke                         smaller, see book/howto_run_one_figure.md
 
 PYTHON ?= python3
 PROFILE ?= digits
@@ -25,8 +25,13 @@ WORKS := $(shell $(RUN) -c "import os; was = os.path.exists('$(READY)') and open
   print('yes' if not was or was.strip() == os.getcwd() else 'moved')" 2>/dev/null)
 # What these notebooks measure takes longer than all the others together: "make book" shows them as
 # they are in the repository, from stored results. "make book STORED=" computes them too.
-STORED ?= $(if $(wildcard data/results/$(PROFILE)),fig03 fig04 fig06 fig10 fig11 fig12 fig14 fig15 \
+STORED ?= $(if $(filter digits,$(PROFILE)),fig03 fig04 fig06 fig10 fig11 fig12 fig14 fig15 \
   fig18 tab02 explorer ledger found disagreements)
+# Several words as a list for the notebooks: METHODS="at trades6", SEED="0 1".
+none :=
+comma := ,
+commas = $(subst $(none) $(none),$(comma),$(strip $(1)))
+listed = $(if $(word 2,$(1)),[$(call commas,$(1))],$(strip $(1)))
 NOTEBOOKS = $(shell find nbs -name '*.ipynb' -not -path '*/.*' | sort)
 
 # glibc hands large buffers back to the system after every operation and faults them in again
@@ -59,7 +64,8 @@ book: $(READY)
 	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds $(SEED)
 	@echo "== 2/3  Notebooks"
 	$(RUN) nbs/run.py --all $(if $(STORED),--besides $(STORED)) --out _build/live/nbs \
-	  -p profile $(PROFILE) -p source live -p methods $(METHODS) -p seeds "[$(SEED)]"
+	  -p profile $(PROFILE) -p source live \
+	  -p methods "$(call listed,$(METHODS))" -p seeds "[$(call commas,$(SEED))]"
 	@for name in $(STORED); do \
 	  notebook=$$(find nbs -name "$$name*.ipynb" -not -path '*/.*'); \
 	  mkdir -p "_build/live/$$(dirname "$$notebook")"; \
@@ -127,9 +133,10 @@ $(PEERS_READY): $(READY) requirements-bench.txt
 	@touch $@
 
 # Steps, in an order that survives a kill at any point:
-#   .unfinished lies in .venv from the first package to the last; whoever finds it starts afresh.
+#   .unfinished lies in a new .venv until all packages are in; whoever finds it starts afresh.
 #   .ready is written last, so it is newer than the three files it depends on.
-# A .venv with neither was made by hand: it is kept, and the packages are installed into it.
+# A .venv with neither was made by hand or is being updated: it is kept, and the packages are
+# installed into it.
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@if [ -e $(VENV)/.unfinished ] || { [ -e $(VENV) ] && [ "$(WORKS)" != yes ]; }; then \
 	  echo "== Removing an unfinished or broken $(VENV)"; \
@@ -140,15 +147,15 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	    echo "Name another one, for example: make env PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "== Making the virtual environment $(VENV) with $$($(PYTHON) --version)"; \
 	  mkdir $(VENV); touch $(VENV)/.unfinished; $(PYTHON) -m venv $(VENV); fi
-	@touch $(VENV)/.unfinished
 	@rm -f $@
 	@echo "== Installing the pinned packages (once; PyTorch makes it a few minutes)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(RUN) -c "import matplotlib.pyplot"  # builds the font cache, whose message no notebook should show
-	@$(RUN) -c "import os; print(os.getcwd())" > $(VENV)/.unfinished
-	@mv $(VENV)/.unfinished $@
+	@$(RUN) -c "import os; print(os.getcwd())" > $(VENV)/.path
+	@rm -f $(VENV)/.unfinished
+	@mv $(VENV)/.path $@
 	@echo "== $(VENV) is ready"
 
 clean:

@@ -87,7 +87,7 @@ def _seconds(shape, precision: str, repeats: int, device: str) -> tuple[float, .
 
 def _seconds_in(layout, shape, dtype, repeats: int, device: str) -> list[float]:
     size, kernel, (stride, padding, dilation, groups) = shape
-    if kernel[2:] == (1, 1) and padding == (0, 0):  # as flatlib does, see kernels._take_over
+    if kernel[2:] == (1, 1) and padding == (0, 0):  # as flatlib does, see graphs._take_over
         size = (*size[:2], *(-(-n // step) for n, step in zip(size[2:], stride)))
         stride = (1, 1)
     x, w = (torch.rand(s, device=device).to(dtype, memory_format=layout) for s in (size, kernel))

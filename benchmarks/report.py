@@ -13,7 +13,7 @@ from flatlib.run import provenance
 
 from . import peers
 from .floor import Floor
-from .items import BASE, OURS, OURS_BF16
+from .items import BASE, OURS, OURS_BF16, RECORDED
 from .race import Result, ratio
 from .subjects import TITLES, Size
 
@@ -65,9 +65,8 @@ def machine(threads: int, busy: float, device: str = "cpu") -> list[str]:
     ]
     if device != "cpu":
         tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
-        lines.insert(
-            0, f"GPU: {device_name(device)}, CUDA {torch.version.cuda}; TF32 in convolutions {tf32}"
-        )
+        name = f"GPU: {device_name(device)}, CUDA {torch.version.cuda}"
+        lines.insert(0, f"{name}; TF32 in convolutions of steps {tf32}, of reported losses off")
     if busy > 0.5:
         lines.append(f"**other programs were running: the load was {busy:.1f} at the start**")
     return lines
@@ -137,6 +136,9 @@ def speeds(network: str, results: list[Result]) -> str:
         others = [
             f"{name} {_speed(by_name[name], base)}" if name in by_name else f"{name} not installed"
             for name in peers.APPLY.get(item, ())
+        ]
+        others += [
+            f"flatlib, {name} {_speed(by_name[name], base)}" for name in RECORDED if name in by_name
         ]
         mine = [_speed(by_name.get(name), base) for name in (OURS, OURS_BF16)]
         limit = f"{base.median / base.floor:.2f}" if base.floor else "–"

@@ -5,8 +5,9 @@ flatness measures, landscapes and training methods are written on top of it. Sta
 with ``help(PGD)``.
 """
 
-from . import runs, vision  # noqa: F401 (vision makes torchvision work beside a CPU-only torch)
-from .attacks import PGD, AutoAttack
+from . import runs
+from .attacks import PGD
+from .autoattack import AutoAttack
 from .evaluate import evaluate
 from .flatness import average_flatness, worst_flatness
 from .hessian import eigenvalues

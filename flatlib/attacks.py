@@ -1,4 +1,5 @@
 """Attacks on inputs: ``attack(f, x, y, g) -> x_adv`` for any function f from images to logits.
+AutoAttack has a module of its own.
 
 An attack sees nothing else of a model: its weights, its mode and its speed are the caller's affair.
 """
@@ -10,17 +11,11 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from . import checks
 from .losses import cross_entropy, kl, own_task
 
 STACKED = 2**16  # pixels, all channels: beyond, stacking restarts no longer paid on two CPU cores
 PAPER_STEP = 0.007 / (8 / 255)  # Stutz et al. 2021 step 0.007 at eps = 8/255; other radii scale it
-
-
-def radius(name: str, value: float) -> float:
-    """``value`` if it is a finite number of at least 0; else a ValueError that names it."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}={value!r}: a finite number, at least 0")
-    return value
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,8 @@ class PGD:
     ``maximise`` is "ce" against the given labels or "kl" against the clean prediction (TRADES).
     ``restarts`` keeps the worst start per example. ``keep`` is "best" or "last" iterate. ``tau``
     stops PGD early (PGD-tau): of the misclassified iterates only the first tau + 1 that improve the
-    loss count; an example that never flips stays clean.
+    loss count; an example that never flips stays clean (the released code), or with ``keep="last"``
+    takes the last iterate (the paper's words).
     """
 
     eps: float = 8 / 255
@@ -48,14 +44,12 @@ class PGD:
     tau: int | None = None
 
     def __post_init__(self):
-        radius("eps", self.eps)
-        radius("lr", self.step)
-        for name, value, least in (("steps", self.steps, 0), ("restarts", self.restarts, 1)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}: a whole number, at least {least}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
+        checks.radius("eps", self.eps), checks.radius("lr", self.step)
+        checks.number("steps", self.steps, 0), checks.number("restarts", self.restarts)
+        if self.tau is not None:
+            checks.number("tau", self.tau, 0)
+        for name, choices in CHOICES.items():
+            checks.choice(name, getattr(self, name), choices)
 
     @property
     def step(self) -> float:
@@ -97,6 +91,8 @@ class PGD:
             if t < self.steps:
                 (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value))
                 point = self.advance(now[0], x, gradient)
+        if self.keep == "last" and self.tau is not None:  # examples that never flipped
+            kept = _better((now[0], value.detach().where(kept[1] == -math.inf, -math.inf)), kept)
         return kept
 
     def breaking(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
@@ -162,7 +158,7 @@ class PGD:
         return (x + delta).clamp(0, 1) - x
 
 
-_CHOICES = {
+CHOICES = {
     "norm": ("linf", "l2"),
     "start": ("radial", "uniform", "zero"),
     "maximise": ("ce", "kl"),
@@ -200,12 +196,19 @@ class PerTask:
     attack: PGD
     clean: float = 0.5
 
+    def __post_init__(self):
+        checks.share("clean", self.clean)
+
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
         chosen = torch.rand(len(x), generator=g, device=x.device) >= self.clean
         if not chosen.any():
             return x.clone()
-        x_adv = x.clone()
-        x_adv[chosen] = self.attack(lambda p: own_task(f(p), y[chosen]), x[chosen], y[chosen], g)
+        x_adv, own = x.clone(), y[chosen]
+
+        def tasks(p: Tensor) -> Tensor:  # restarts come stacked
+            return own_task(f(p), own.repeat(len(p) // len(own)))
+
+        x_adv[chosen] = self.attack(tasks, x[chosen], own, g)
         return x_adv
 
 
@@ -239,62 +242,3 @@ class PreventLeaking:
     def __call__(self, f, x, y, g=None, predicted: Tensor | None = None) -> Tensor:
         predicted = f(x).argmax(1) if predicted is None else predicted
         return self.attack(f, x, predicted, g)
-
-
-@dataclass(frozen=True)
-class AutoAttack:
-    """AutoAttack (Croce & Hein 2020) through the package pyautoattack, whose attacks are the
-    official ones.
-
-    ``attacks`` run in turn on the examples still classified correctly; the default is the standard
-    ensemble, with 100 ``iterations`` of every gradient attack and 9 ``targets`` of the targeted
-    ones; fewer are cheaper and weaker. Examples that no attack breaks come back clean, so the loss
-    on the result is no estimate of RLoss. Its random numbers come from ``seed``, not from a
-    generator; torch's global one is given back as it was.
-    """
-
-    eps: float = 8 / 255
-    norm: str = "linf"
-    attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-    iterations: int = 100
-    targets: int = 9
-    seed: int = 0
-    batch: int = 250
-
-    @property
-    def steps_per_image(self) -> int:
-        """Attack steps an image costs at most, Square's forward passes counted as half a step."""
-        n, t = self.iterations, self.iterations * self.targets
-        cost = {"apgd-t": t, "fab-t": 2 * t, "fab": 2 * n * 9, "square": 2500}
-        return sum(cost.get(name, n) for name in self.attacks)
-
-    def __post_init__(self):
-        radius("eps", self.eps)
-        if self.norm not in _CHOICES["norm"]:
-            raise ValueError(f"norm={self.norm!r}: choose one of {_CHOICES['norm']}")
-        known = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
-        if not self.attacks or any(name not in known for name in self.attacks):
-            raise ValueError(f"attacks={self.attacks!r}: choose from {known}")
-
-    def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W), labels (N,) -> (N, C, H, W). Targeted attacks need 10 classes or more."""
-        import sys
-
-        from pyautoattack import AutoAttack as Official
-
-        trace = sys.gettrace()  # its check for dynamic models switches tracing off for good
-        norm = {"linf": "Linf", "l2": "L2"}[self.norm]
-        try:
-            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-                official = Official(
-                    f, norm=norm, eps=self.eps, seed=self.seed, device=str(x.device)
-                )
-                official.attacks_to_run = list(self.attacks)  # of the standard version's settings
-                for part in (official.apgd, official.apgd_targeted, official.fab):
-                    part.n_iter = self.iterations
-                for part in (official.apgd_targeted, official.fab):
-                    part.n_target_classes = self.targets
-                x_adv, _ = official.run_standard_evaluation(x, y, batch_size=self.batch)
-        finally:
-            sys.settrace(trace)
-        return x_adv.detach()

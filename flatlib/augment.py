@@ -3,6 +3,7 @@ pixels they are the paper's (crop 4, Cutout 16), on 8 pixels a quarter of that.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,6 +18,16 @@ def crop(x: Tensor, g: torch.Generator, fill: Tensor | float = 0.0) -> Tensor:
     columns = left + torch.arange(width, device=x.device)
     which = torch.arange(n, device=x.device)[:, None, None]
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def shrink(x: Tensor, g: torch.Generator) -> Tensor:
+    """What the released code calls crop: pad every side by 0 to H // 8 black pixels, each drawn by
+    itself, then resize to H x W. The image shrinks and moves, nothing is cut off.
+    """
+    height, width = x.shape[2:]
+    pads = torch.randint(height // 8 + 1, (len(x), 4), generator=g, device=x.device).tolist()
+    padded = [F.pad(image[None], pad) for image, pad in zip(x, pads)]
+    return torch.cat([F.interpolate(p, (height, width), mode="bilinear") for p in padded])
 
 
 def flip(x: Tensor, g: torch.Generator) -> Tensor:
@@ -63,6 +74,6 @@ def cutout(x: Tensor, g: torch.Generator) -> Tensor:
 
 
 AUGMENTATIONS = {
-    "crop": crop, "flip": flip, "crop-mean": crop_mean, "autoaugment": autoaugment,
-    "cutout": cutout,
+    "crop": crop, "shrink": shrink, "flip": flip, "crop-mean": crop_mean,
+    "autoaugment": autoaugment, "cutout": cutout,
 }  # fmt: skip

@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from . import campaign, paths, profiles, results, runs, suites
+from . import campaign, checkpoints, paths, profiles, results, runs, suites
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what is measured: {', '.join(suites.NAMES)}")  # fmt: skip
     add("--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}")
     add("--seeds", nargs="+", type=int, default=[0], help="all methods of the first seed go first")
+    add("--device", default="auto", help="cpu, cuda, cuda:1; auto: the first GPU of each worker")
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
     add("--workers", type=int, default=workers, help="local processes")
     add("--minutes", type=float, help="begin nothing after so long; a next call goes on from there")
@@ -33,25 +34,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _line(what) -> str:
+    """A message as one line."""
+    return " ".join(str(what).split()) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line: ``python -m flatlib.batch --help``."""
     parser = _parser()
     given = parser.parse_args(arguments)
     failed = None
     try:
-        chosen = runs.select(given.methods, given.profile, given.seeds)
-        chosen.sort(key=lambda run: given.seeds.index(run.seed))  # stable: methods as given
-        if not given.commit_only:
-            campaign.carry_out(chosen, given.suite, given.workers, given.scheduler, given.minutes)
+        chosen = runs.select(given.methods, given.profile, given.seeds, given.device)
     except (ValueError, KeyError) as error:
-        parser.exit(1, f"{error.args[0] if error.args else error}\n")
-    except RuntimeError as error:
-        failed = f"{error}\n"
+        parser.exit(1, _line(error.args[0]))
+    place = {seed: number for number, seed in enumerate(given.seeds)}
+    chosen.sort(key=lambda run: place.get(run.seed, 0))  # stable: methods as given
+    if not given.commit_only:
+        try:
+            campaign.carry_out(chosen, given.suite, given.workers, given.scheduler, given.minutes)
+        except campaign.Refused as error:
+            parser.exit(1, _line(error))
+        except campaign.Failed as error:
+            failed = f"{error}\n"
     if given.commit or given.commit_only:
         try:
             print(results.commit(chosen, given.suite).describe())
-        except OSError as error:
-            parser.exit(1, f"writing the committed results failed: {error}\n")
+        except (OSError, checkpoints.Damaged) as error:
+            parser.exit(1, _line(f"writing the committed results failed: {error}"))
     if failed:
         parser.exit(1, failed)
     if not given.commit_only:

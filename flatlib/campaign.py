@@ -8,32 +8,43 @@ import logging
 import tempfile
 import time
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from . import costs, paths, progress
+from .checkpoints import Damaged
 from .clock import TimeIsUp
-from .run import Run
+from .run import Run, load
+
+# How glibc keeps large buffers in a worker (see the Makefile): a training step on a CPU is about
+# 1.2 times faster than without, and Dask's own setting is the opposite.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": 33554432, "MALLOC_TRIM_THRESHOLD_": 134217728}
+
+
+class Refused(ValueError):
+    """What cannot be carried out, told before any work begins."""
+
+
+class Failed(RuntimeError):
+    """Runs that failed, each with what went wrong; the others are kept."""
 
 
 def carry_out(
     chosen: list[Run], suite="default", workers: int = 1, scheduler: str | None = None,
     minutes: float | None = None,
 ) -> None:  # fmt: skip
-    """Train ``chosen``, measure a suite of each, in their order; raises at the end if any failed.
+    """Train ``chosen``, measure a suite of each, in their order; ``Failed`` at the end if any did.
 
     ``workers`` local processes of one thread each (1: in this process), or the Dask cluster at
     ``scheduler`` ("tcp://..." or the path of a scheduler file). Says beforehand what it will cost.
     After ``minutes`` no further epoch and no further measure begins; what remains is said.
     """
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes={minutes!r}: a time above 0, or None for no limit")
-    todo = [run for run in chosen if not run.done or run.missing(suite)]
+    todo = _left(chosen, suite, workers, minutes)
     if not todo:
         return
-    _writable(paths.RUNS)
+    _possible(todo, local=scheduler is None)
     progress.say(costs.estimate(todo, suite, workers).describe())
     failed, late = {}, []
     until = None if minutes is None else time.time() + 60 * minutes
@@ -51,9 +62,39 @@ def carry_out(
         lines = [
             f"  {run.name}, seed {run.seed}: {type(e).__name__}: {e}" for run, e in failed.items()
         ]
-        raise RuntimeError(
+        raise Failed(
             "\n".join([f"{len(failed)} of {len(todo)} runs failed, the others are kept:", *lines])
         )
+
+
+def _left(chosen: list[Run], suite, workers: int, minutes: float | None) -> list[Run]:
+    """What is not finished, once the numbers are ones that work can be done with."""
+    if minutes is not None and not minutes > 0:
+        raise Refused(f"minutes={minutes!r}: a time above 0, or None for no limit")
+    if workers < 1:
+        raise Refused(f"workers={workers!r}: a number of processes, at least 1")
+    return [run for run in chosen if not _finished(run, suite)]
+
+
+def _finished(run: Run, suite) -> bool:
+    """A damaged run is not: it is named when its turn comes, and the others go on."""
+    try:
+        return run.done and not run.missing(suite)
+    except Damaged:
+        return False
+
+
+def _possible(todo: list[Run], local: bool) -> None:
+    """Refuse what no run could be trained or kept with, before any work begins."""
+    _writable(paths.RUNS)
+    absent = {run.on for run in todo if run.on.startswith("cuda") and not torch.cuda.is_available()}
+    if local and absent:
+        raise Refused(f"device={absent.pop()!r}: PyTorch finds no GPU here")
+    for profile, device in dict.fromkeys((run.profile, costs.here(run)) for run in todo):
+        try:
+            load(profile, device)
+        except (OSError, ValueError) as error:
+            raise Refused(f"the data of profile {profile.name!r}: {error}") from error
 
 
 def _writable(folder: Path) -> None:
@@ -64,7 +105,7 @@ def _writable(folder: Path) -> None:
             file.write(b"room")
             file.flush()
     except OSError as error:
-        raise ValueError(
+        raise Refused(
             f"runs cannot be kept in {folder} ({error}); the environment variable FLATLIB_RUNS "
             "names another folder"
         ) from error
@@ -124,14 +165,19 @@ def _attempt(run: Run, suite, until: float | None) -> Exception | None:
 @contextmanager
 def _client(workers: int, scheduler: str | None):
     """A Dask client: of the given cluster, or of local processes that end with it."""
+    from dask import config
     from dask.distributed import Client, LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its farewells are no errors
-    if scheduler is not None:
-        given = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
-        with Client(**given) as client:
-            yield client
-        return
-    how = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
-    with LocalCluster(n_workers=workers, **how) as cluster, Client(cluster) as client:
+    logger = logging.getLogger("distributed")
+    with ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        if scheduler is None:
+            own = {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in MALLOC.items()}
+            stack.enter_context(config.set(own))  # a variable of the user's environment comes first
+            how = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+            given = {"address": stack.enter_context(LocalCluster(n_workers=workers, **how))}
+        else:
+            given = {"address" if "://" in scheduler else "scheduler_file": scheduler}
+        client = stack.enter_context(Client(**given))
+        stack.callback(logger.setLevel, logging.CRITICAL)  # while closing: farewells are no errors
         yield client

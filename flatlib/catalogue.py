@@ -20,11 +20,20 @@ MARKS = "<!-- methods: begin -->", "<!-- methods: end -->"
 def table() -> pd.DataFrame:
     """A row per method, index "method": "family", "label" (its name in the paper), "row" (1 to 74,
     its place in the printed Table 5), "table1" (whether Table 1 has it), "differences" from AT.
+
+    A method that the paper does not have is labelled by its own name; its row is 0.
     """
     printed = published.stutz2021()
     order = {name: place for place, name in enumerate(printed.index, 1)}
     rows = [
-        (name, printed.family[name], printed.label[name], order[name], name in TABLE1, said(method))
+        (
+            name,
+            printed.family.get(name, "own"),
+            printed.label.get(name, name),
+            order.get(name, 0),
+            name in TABLE1,
+            said(method),
+        )
         for name, method in CATALOGUE.items()
     ]
     columns = ["method", "family", "label", "row", "table1", "differences"]
@@ -62,7 +71,7 @@ def markdown() -> str:
     for name, row in table().iterrows():
         shown = f"`{row.differences}`" if row.differences else "nothing"
         label = f"**{row.label}**" if row.table1 else row.label
-        lines.append(f"| `{name}` | {label} | {row.row} | {shown} |")
+        lines.append(f"| `{name}` | {label} | {row.row or '–'} | {shown} |")
     return "\n".join(lines)
 
 

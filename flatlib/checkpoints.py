@@ -65,6 +65,38 @@ def load(path: Path, device="cpu") -> tuple[dict[str, Tensor], dict]:
     return tensors, about
 
 
+def save_parts(path: Path, parts: dict[str, dict[str, Tensor]], about: dict) -> None:
+    """Several named sets of tensors as one file."""
+    save(path, {f"{part}/{k}": v for part, found in parts.items() for k, v in found.items()}, about)
+
+
+def load_parts(path: Path, names: tuple[str, ...], device="cpu") -> tuple[dict[str, dict], dict]:
+    """Undo ``save_parts``; a set without tensors comes back empty."""
+    tensors, about = load(path, device)
+    parts: dict[str, dict] = {name: {} for name in names}
+    for name, value in tensors.items():
+        part, key = name.split("/", 1)
+        parts[part][key] = value
+    return parts, about
+
+
+def same_origin(path: Path, was: dict | None, now: dict) -> None:
+    """Refuse a file of another run: what it belongs to is compared by name and value.
+
+    None is accepted: files written before this was kept do not say.
+    """
+    if was is None:
+        return
+    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
+    other = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if other:
+        what = ", ".join(f"{name}={was.get(name)!r}, not {now.get(name)!r}" for name in other)
+        raise ValueError(
+            f"{path.parent} holds another training, begun with {what}: go on with the same, or "
+            "name another folder"
+        )
+
+
 def flatten_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's state as tensors by name, "<parameter number>.<entry>"."""
     state = optimiser.state_dict()["state"]

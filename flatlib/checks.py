@@ -1,9 +1,36 @@
 """What is refused before any work begins, with the parameter, its value and what would do."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from .weights import mode
+
+
+def radius(name: str, value: float) -> float:
+    """``value`` if it is a finite number of at least 0."""
+    if not _real(value) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name}={value!r}: a finite number, at least 0")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """``value`` if it is a number above 0, perhaps infinite."""
+    if not _real(value) or not value > 0:
+        raise ValueError(f"{name}={value!r}: a number above 0")
+    return value
+
+
+def share(name: str, value: float, whole: bool = True) -> float:
+    """``value`` if it is a number from 0 to 1, 1 itself only where it may be ``whole``."""
+    if not _real(value) or not 0 <= value <= 1 or (value == 1 and not whole):
+        raise ValueError(f"{name}={value!r}: a number in [0, 1{']' if whole else ')'}")
+    return value
+
+
+def _real(value) -> bool:
+    return isinstance(value, (int, float))
 
 
 def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:
@@ -69,6 +96,39 @@ def perturbable(w: dict[str, Tensor]) -> dict[str, Tensor]:
             "normalisation: call model.requires_grad_(True)"
         )
     return w
+
+
+def losses(name: str, value: Tensor, x: Tensor) -> None:
+    """One finite loss for every image, where the images are."""
+    if value.shape != x.shape[:1] or not value.is_floating_point():
+        raise ValueError(
+            f"{name}: one loss per example wanted, ({len(x)},) of a float type, "
+            f"got {tuple(value.shape)} {value.dtype}"
+        )
+    if value.device != x.device:
+        raise ValueError(f"{name} on {value.device}, images on {x.device}: move it there")
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: {int((~torch.isfinite(value)).sum())} values are not finite")
+
+
+# The classes that each attack of AutoAttack compares at least (three and four in the DLR loss).
+CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "square": 2}
+
+
+@torch.no_grad()
+def classes(f, x: Tensor, attacks: tuple[str, ...], targets: int) -> None:
+    """Refuse an ensemble that would fail in the midst of its work: more targets than wrong classes,
+    too few classes for a loss.
+    """
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        found = f(x[:2]).shape[1]
+    for name in attacks:
+        least = max(CLASSES[name], targets + 1 if name.endswith("-t") else 2)
+        if found < least:
+            raise ValueError(
+                f"targets={targets}, attacks={attacks!r}: {name} needs {least} classes or more, "
+                f"the model has {found}"
+            )
 
 
 def attacked(x: Tensor, x_adv: Tensor, attack) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attacks import PGD
 from .flatness import average_flatness, robust_loss, worst_flatness
-from .kernels import freeze
+from .kernels import exact, freeze
 from .losses import cross_entropy
 from .weights import Weights, add, detached, layers, mode, sample
 
@@ -120,7 +120,7 @@ def _starts(s, attack: PGD, x: Tensor, y: Tensor, g) -> tuple[Tensor, Tensor]:
     with mode(s.model, training=False):
         for _ in range(s.protocol.restarts):
             x_adv = attack(freeze(s.model), x, y, g)
-            with torch.no_grad():
+            with torch.no_grad(), exact():
                 z = s.model(x_adv)
                 others = z.softmax(1).scatter(1, y[:, None], 0)
                 found.append((cross_entropy(z, y), others.amax(1)))

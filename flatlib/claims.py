@@ -5,6 +5,7 @@ them, `flatlib.evidence` makes the tables they are decided on.
 """
 
 import math
+from dataclasses import fields, is_dataclass
 
 import pandas as pd
 
@@ -23,17 +24,16 @@ def verdicts(tables, ledger=None):
     """A row per claim and source: fields of the claim, source, verdict, value, low, high, shown.
 
     tables: source name -> a wide table, or a dict of the tables of `evidence.tables`. verdict is
-    "holds" or "fails", decided on means over seeds, or "not yet measured" ("not printed" for a
-    source called printed or published) where columns or rows are missing or NaN. low and high: the
+    "holds" or "fails", decided on means over seeds, or "open" ("not printed" for a source called
+    printed or published) where columns or rows are missing or NaN, or too few. low and high: the
     95 % interval of the value over methods, else its range over seeds; NaN if there is neither.
     """
     rows = []
     for source, given in tables.items():
-        seeds, means = evidence.tables(given), {}
+        ready = evidence.tables(given)
         for claim in LEDGER if ledger is None else ledger:
-            if claim.reads in seeds and claim.reads not in means:
-                means[claim.reads] = evidence.means(claim.reads, seeds[claim.reads])
-            found = _decide(claim, seeds.get(claim.reads), means.get(claim.reads))
+            there = claim.reads in ready
+            found = _decide(claim, _alike(claim, ready[claim.reads])) if there else None
             rows.append(_row(claim, source, found))
     df = pd.DataFrame(rows, columns=list(COLUMNS))
     order = {claim.id: k for k, claim in enumerate(LEDGER if ledger is None else ledger)}
@@ -63,9 +63,29 @@ def table(tables, ids):
     return words.rename_axis(index=None, columns=None)
 
 
-def _decide(claim, seeds, means):
+def _alike(claim, table):
+    """Of each method the seeds that have every column the claim names, if any has: suites are
+    measured of different seeds, and numbers of one are not compared with those of another.
+    """
+    if claim.reads != "models" or "seed" not in table:
+        return table
+    asked = [column for column in dict.fromkeys(_words(claim.predicate)) if column in table]
+    whole = table[asked].notna().all(axis=1)
+    return table[whole | ~whole.groupby(table["method"]).transform("any")]
+
+
+def _words(part):
+    """All texts among the settings of a predicate, at any depth."""
+    if isinstance(part, str):
+        yield part
+    inside = [getattr(part, f.name) for f in fields(part)] if is_dataclass(part) else part
+    for one in inside if isinstance(inside, (list, tuple)) else ():
+        yield from _words(one)
+
+
+def _decide(claim, seeds):
     """The verdict on the mean over seeds, with the range over seeds where it has no interval."""
-    found = None if means is None else claim.predicate(means)
+    found = claim.predicate(evidence.means(claim.reads, seeds))
     if found is None or not math.isnan(found.low) or "seed" not in seeds:
         return found
     each = [claim.predicate(evidence.means(claim.reads, part)) for _, part in seeds.groupby("seed")]
@@ -80,6 +100,6 @@ def _decide(claim, seeds, means):
 def _row(claim, source, found):
     fields = (claim.id, claim.paper, claim.topic, claim.place, claim.item, claim.statement, source)
     if found is None:
-        return (*fields, OPEN.get(source, "not yet measured"), *(math.nan,) * 3, "")
+        return (*fields, OPEN.get(source, "open"), *(math.nan,) * 3, "")
     verdict = "holds" if found.holds else "fails"
     return (*fields, verdict, float(found.value), float(found.low), float(found.high), found.shown)

@@ -19,6 +19,7 @@ from .losses import ROTATIONS
 from .paths import DATASETS
 
 CIFAR10_TRAIN = 50_000  # images of CIFAR-10's training part
+CIFAR10_CLASSES, CIFAR10_SIDE = 10, 32  # pixels
 # Carmon et al.'s 500 000 pseudo-labelled images, under their own name and the released code's.
 PSEUDO_LABELLED = ("ti_500K_pseudo_labeled.pickle", "500k_pseudolabeled.pickle")
 
@@ -26,7 +27,7 @@ PSEUDO_LABELLED = ("ti_500K_pseudo_labeled.pickle", "500k_pseudolabeled.pickle")
 class Split(NamedTuple):
     """Images and their labels."""
 
-    x: Tensor  # (N, C, H, W) float32 in [0, 1]; a large pool's as uint8
+    x: Tensor  # (N, C, H, W) float32 in [0, 1]; of a pool that may be large, uint8
     y: Tensor  # (N,) int64 classes
 
     def __len__(self) -> int:
@@ -65,10 +66,8 @@ class Dataset:
         return tuple(self.train.x.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist())
 
     def to(self, device) -> "Dataset":
-        parts = {
-            part: getattr(self, part).to(device) for part in ("train", "test", "early", "pool")
-        }
-        return replace(self, **parts)
+        names = ("train", "test", "early", "pool")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def load(name: str, train: int, test: int, early: int) -> Dataset:
@@ -106,8 +105,9 @@ def _cifar10(train: int, test: int, early: int) -> Dataset:
     _fits("cifar10 train", len(learn), train)
     _fits("cifar10 test", len(held_out), test + early)
     last = Split(held_out.x[-early:], held_out.y[-early:])
+    parts = (Split(floats(x), y) for x, y in (learn.first(train), held_out.first(test), last))
     pool = Split(learn.x[train:], learn.y[train:])
-    return Dataset("cifar10", learn.first(train), held_out.first(test), last, pool, origin=origin)
+    return Dataset("cifar10", *parts, pool, origin=origin)
 
 
 def _fits(what: str, available: int, wanted: int) -> None:
@@ -117,8 +117,8 @@ def _fits(what: str, available: int, wanted: int) -> None:
 
 @cache
 def _cifar10_images(folder: Path) -> tuple[Split, Split, str]:
-    """CIFAR-10 from ``folder``: torchvision's files, or an image folder, whichever is there; and
-    which of them, with the format of the images ("JPEG files").
+    """CIFAR-10 from ``folder`` as uint8: torchvision's files, or an image folder, whichever is
+    there; and which of them, with the format of the images ("JPEG files").
     """
     from .vision import datasets
 
@@ -128,7 +128,8 @@ def _cifar10_images(folder: Path) -> tuple[Split, Split, str]:
         return *parts, "torchvision's files"
     for root in (folder / "cifar10", folder):
         if (root / "train").is_dir() and (root / "test").is_dir():
-            (learn, form), (held_out, _) = (_image_folder(root / p) for p in ("train", "test"))
+            sides = (_image_folder(root / p, _classes(root)) for p in ("train", "test"))
+            (learn, form), (held_out, _) = sides
             return learn, held_out, f"{form} files"
     raise FileNotFoundError(
         f"no CIFAR-10 in {folder}. Put torchvision's folder cifar-10-batches-py there, or images\n"
@@ -138,7 +139,23 @@ def _cifar10_images(folder: Path) -> tuple[Split, Split, str]:
     )
 
 
-def _image_folder(folder: Path) -> tuple[Split, str]:
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, without what programs hide there (".ipynb_checkpoints")."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _classes(root: Path) -> list[str]:
+    """The folders of images, whose place in the alphabet is the label: the same in both parts."""
+    train, test = ([c.name for c in _visible(root / p) if c.is_dir()] for p in ("train", "test"))
+    if train != test or len(train) != CIFAR10_CLASSES:
+        raise ValueError(
+            f"{root}: train and test need the same {CIFAR10_CLASSES} folders of classes, but have "
+            f"{train} and {test}"
+        )
+    return train
+
+
+def _image_folder(folder: Path, classes: list[str]) -> tuple[Split, str]:
     """Images below ``folder``/<class>/, the classes taking turns, so that every prefix is balanced;
     and their file format.
 
@@ -146,13 +163,8 @@ def _image_folder(folder: Path) -> tuple[Split, str]:
     """
     from PIL import Image
 
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    files = [
-        (i, label, file)
-        for label, c in enumerate(classes)
-        for i, file in enumerate(sorted(c.iterdir()))
-    ]
-    files.sort(key=lambda item: item[:2])
+    numbered = [enumerate(_visible(folder / c)) for c in classes]
+    files = sorted((i, label, file) for label, part in enumerate(numbered) for i, file in part)
     pixels, forms = [], set()
     for _, _, file in files:
         try:
@@ -161,12 +173,14 @@ def _image_folder(folder: Path) -> tuple[Split, str]:
                 pixels.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
         except OSError as error:
             raise ValueError(f"{file} is not a readable image: {error}") from error
+        if pixels[-1].shape[1:] != (CIFAR10_SIDE, CIFAR10_SIDE):
+            raise ValueError(f"{file}: {image.width} x {image.height} pixels, 32 x 32 wanted")
     return _split(np.stack(pixels), [label for _, label, _ in files]), " and ".join(sorted(forms))
 
 
 def _split(pixels: np.ndarray, labels) -> Split:
     """uint8 pixels (N, C, H, W) and class numbers -> a split."""
-    return Split(torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255, torch.tensor(labels))
+    return Split(torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels))
 
 
 def pool_file(dataset: str, train: int) -> Path | None:
@@ -220,23 +234,24 @@ class Batches:
         unknown = [name for name in self.augment if name not in augment.AUGMENTATIONS]
         if unknown:
             raise ValueError(f"augment={unknown}: choose from {sorted(augment.AUGMENTATIONS)}")
+        shares = self.unlabelled, self.rotated
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise ValueError(f"unlabelled, rotated={shares}: shares of a batch, together below 1")
 
     def epoch(self, data: Dataset, random: Mapping[str, torch.Generator]) -> Iterator[Split]:
-        """One epoch of augmented batches; ``random`` gives the streams "order", "augment" and
-        "auxiliary".
-        """
-        extra = int(self.size * (self.unlabelled + self.rotated))
+        """An epoch of augmented batches, by the streams "order", "augment" and "auxiliary"."""
+        extra, aside = int(self.size * self.unlabelled), int(self.size * self.rotated)
         permutation = torch.randperm(
             len(data.train), generator=random["order"], device=data.train.x.device
         )
-        plain = permutation.split(self.size - extra)
+        plain = permutation.split(self.size - extra - aside)
         for chosen in plain[: -(-len(data.train) // self.size)]:
             x, y = data.train.x[chosen], data.train.y[chosen]
             if self.unlabelled and len(data.pool):
                 x, y = _joined((x, y), _drawn(data.pool, extra, random["auxiliary"]))
             x = self.augmented(x, random["augment"])
             if self.rotated:
-                turned = _drawn(data.train, extra, random["auxiliary"]).x
+                turned = _drawn(data.train, aside, random["auxiliary"]).x
                 turned = self.augmented(turned, random["augment"])
                 x, y = _joined((x, y), rotations(turned, data.classes, random["auxiliary"]))
             yield Split(x, y)
@@ -254,10 +269,14 @@ def rotations(x: Tensor, classes: int, g: torch.Generator) -> tuple[Tensor, Tens
     return turned[r, torch.arange(len(x), device=x.device)], classes + r
 
 
+def floats(x: Tensor) -> Tensor:
+    """Images as floats in [0, 1]; those of a large pool are kept as uint8."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
 def _drawn(split: Split, n: int, g: torch.Generator) -> Split:
     chosen = torch.randint(len(split), (n,), generator=g, device=split.x.device)
-    x = split.x[chosen]
-    return Split(x.float() / 255 if x.dtype == torch.uint8 else x, split.y[chosen])
+    return Split(floats(split.x[chosen]), split.y[chosen])
 
 
 def _joined(a, b) -> tuple[Tensor, Tensor]:
@@ -265,9 +284,7 @@ def _joined(a, b) -> tuple[Tensor, Tensor]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m flatlib.data cifar10``: download CIFAR-10 with torchvision into the data-set
-    folder.
-    """
+    """``python -m flatlib.data cifar10``: download CIFAR-10 into the folder of data sets."""
     import argparse
 
     parser = argparse.ArgumentParser(description="Download a data set.")

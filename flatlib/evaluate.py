@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .attacks import PGD, one_start
-from .kernels import freeze
+from .kernels import exact, freeze
 from .losses import cross_entropy
 from .weights import mode
 
@@ -25,6 +25,7 @@ class Report:
     robust_loss: Tensor  # (N,) worst cross-entropy
     robust_wrong: Tensor  # (N,) bool, misclassified clean or attacked
     doubts: tuple[str, ...] = field(default=())
+    attacked: bool = True  # without an attack the robust values are the clean ones
 
     @property
     def Err(self) -> float:
@@ -50,8 +51,10 @@ class Report:
         return {name: self.robust_loss[which].mean().item() for name, which in parts.items()}
 
     def __str__(self) -> str:
-        text = f"Err {self.Err:.1%}  RErr {self.RErr:.1%}  "
-        text += f"Loss {self.Loss:.3f}  RLoss {self.RLoss:.3f}"
+        names = ("Err", "RErr", "Loss", "RLoss") if self.attacked else ("Err", "Loss")
+        text = "  ".join(
+            f"{name} {getattr(self, name):{'.1%' if 'Err' in name else '.3f'}}" for name in names
+        )
         return "\n".join([f"{text}  (n = {len(self.loss)})", *(f"doubt: {d}" for d in self.doubts)])
 
 
@@ -64,7 +67,8 @@ def evaluate(
     ``attack`` is any ``(f, x, y, g) -> x_adv`` or None (then RLoss = Loss). Its result is checked
     against eps and [0, 1] and scored anew. ``doubts`` adds what speaks against trusting the attack
     (see ``doubtful``). ``precision`` ("float32", "bf16") is that of the attack's gradient steps;
-    what is reported is computed in float32 by the model itself.
+    what is reported is computed in float32 by the model itself, on a GPU without TF32, which the
+    attack's steps use where the user allows it.
     """
     checks.number("batch", batch)
     checks.examples(model, x, y)
@@ -74,7 +78,8 @@ def evaluate(
             _report(model, xb, yb, attack, g, precision)
             for xb, yb in zip(x.split(batch), y.split(batch))
         ]
-        report = Report(*(torch.cat(column) for column in zip(*parts)))
+        columns = (torch.cat(column) for column in zip(*parts))
+        report = Report(*columns, attacked=attack is not None)
         if attack is not None and doubts:
             report = replace(
                 report, doubts=doubtful(model, x[:batch], y[:batch], attack, report, g)
@@ -85,15 +90,21 @@ def evaluate(
 @torch.no_grad()
 def _report(model, x, y, attack, g, precision="float32") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four per-example columns of a report for one batch."""
-    z = model(x)
+    z = _logits(model, x)
     loss, wrong = cross_entropy(z, y), z.argmax(1) != y
     robust_loss, robust_wrong = loss if attack is None else torch.full_like(loss, -torch.inf), wrong
     for x_adv in _attacked(attack, freeze(model, precision=precision), x, y, g):
         checks.attacked(x, x_adv, attack)
-        z_adv = model(x_adv)
+        z_adv = _logits(model, x_adv)
         robust_loss = torch.maximum(robust_loss, cross_entropy(z_adv, y))
         robust_wrong = robust_wrong | (z_adv.argmax(1) != y)
     return loss, wrong, robust_loss, robust_wrong
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """What is scored: logits in float32."""
+    with exact():
+        return model(x)
 
 
 def _attacked(attack, f, x, y, g):
@@ -117,14 +128,14 @@ def robust_errors(
     """(N,) bool: misclassified clean or at any iterate of any start. The mean is RErr.
 
     Cheaper than ``evaluate``, and at least as high: broken examples are not attacked further. What
-    counts is the prediction of the model itself, in float32 and eval mode.
+    counts is the prediction of the model itself, in float32 and eval mode, on a GPU without TF32.
     """
     checks.number("batch", batch)
     checks.examples(model, x, y)
     g = checks.generator(generator, x)
     with mode(model, training=False):
         batches = zip(x.split(batch), y.split(batch))
-        wrong = torch.cat([model(xb).argmax(1) != yb for xb, yb in batches])
+        wrong = torch.cat([_logits(model, xb).argmax(1) != yb for xb, yb in batches])
         f = freeze(model)
         for _ in range(attack.restarts):
             for todo in (~wrong).nonzero().flatten().split(batch):
@@ -133,7 +144,7 @@ def robust_errors(
                 with torch.enable_grad():
                     x_adv = attack.breaking(f, x[todo], y[todo], g)
                 checks.attacked(x[todo], x_adv, attack)
-                wrong[todo] = model(x_adv).argmax(1) != y[todo]
+                wrong[todo] = _logits(model, x_adv).argmax(1) != y[todo]
     return wrong
 
 

@@ -36,9 +36,8 @@ def tables(source):
     if "history" in given:
         found["curves"] = given["history"]
     if len(tidy):
-        found["snapshots"] = _pivot(tidy[tidy["which"].str.fullmatch(r"epoch-\d+|last")], "epoch")
-        versions = _pivot(tidy[tidy["which"].str.fullmatch(r"scaled-.*|last")], "which")
-        found = {"versions": versions} | found
+        found["snapshots"] = _several(tidy, r"epoch-\d+|last", "epoch")
+        found = {"versions": _several(tidy, r"scaled-.*|last", "which")} | found
     return found
 
 
@@ -61,18 +60,14 @@ def gather(methods="all", profile="digits", seeds=(0,), source="auto", workers=1
 
 
 def describe(sources):
-    """A row per source: how many methods and seeds it has of each table of `tables`; of those over
-    epochs or versions, the methods that have more than one.
-    """
+    """A row per source: how many methods and seeds it has of each table of `tables`."""
     rows = {source: dict.fromkeys(KEYS, "–") for source in sources}
     for source, given in sources.items():
         for name, table in tables(given).items():
-            if name in ("snapshots", "versions"):
-                several = table.groupby("method")[KEYS[name][1]].transform("nunique") > 1
-                table = table[several]
             if table.empty:
                 continue
-            seeds = f" × {table['seed'].nunique()} seeds" if "seed" in table else ""
+            number = table["seed"].nunique() if "seed" in table else 0
+            seeds = f" × {number} seed{'s' * (number > 1)}" if number else ""
             rows[source][name] = f"{table['method'].nunique()}{seeds}"
     return pd.DataFrame(rows).T
 
@@ -135,6 +130,12 @@ def _pivot(tidy, extra, keys=("method", "seed")):
     table = tidy.pivot(index=keys, columns="column", values="value").rename_axis(columns=None)
     _name_ends(table)
     return table.reset_index() if extra else table
+
+
+def _several(tidy, which, key):
+    """Models whose name fits `which`, a row each, of the networks that have more than one."""
+    table = _pivot(tidy[tidy["which"].str.fullmatch(which)], key)
+    return table[table.groupby(["method", "seed"])[key].transform("nunique") > 1]
 
 
 def _name_ends(table):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
-from .attacks import PGD, radius
-from .kernels import fast, freeze
+from .attacks import PGD
+from .kernels import exact, fast, freeze
 from .losses import cross_entropy
 from .progress import bar
 from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
@@ -43,22 +43,24 @@ def average_flatness(
     ``nu`` is drawn ``n`` times from the sphere ||nu_l|| = xi ||w_l||; on every w + nu the
     ``attack`` runs anew. ``scope="batch"`` draws a fresh nu for every batch (the paper), "dataset"
     one for all examples (the released code). ``reference`` (N,) is the loss per example without nu;
-    by default the attack with 10 restarts, against one start under nu, as in the paper: values can
-    be slightly negative. ``clean=True`` or ``attack=None`` measures the clean loss. ``precision``
-    ("float32", "bf16") is that of the attack's gradient steps, never of a loss that is reported.
+    by default that of the attack with 10 restarts, or its own if it has more. Under nu the attack
+    runs with its own restarts, as in the paper one by default: values can be slightly negative.
+    ``clean=True`` or ``attack=None`` measures the clean loss. ``precision`` ("float32", "bf16") is
+    that of the attack's gradient steps, never of a loss that is reported.
     """
     attack = None if clean else attack
-    radius("xi", xi)
+    checks.radius("xi", xi)
     search = _Search(
-        model, x, y, attack, checks.number("n", n), scope, batch, generator, progress, precision
-    )
+        model=model, x=x, y=y, attack=attack, draws=checks.number("n", n), scope=scope, batch=batch,
+        generator=generator, reference=reference, progress=progress, precision=precision,
+    )  # fmt: skip
 
     def losses(group: list[slice], g: torch.Generator) -> Tensor:
         moved = add(search.w, sample(search.w, xi, g))
         losses = [robust_loss(model, moved, x[b], y[b], attack, g, precision) for b in group]
         return torch.cat(losses)
 
-    return search.flatness(losses, reference, worst=False)
+    return search.flatness(losses, worst=False)
 
 
 def worst_flatness(
@@ -78,18 +80,23 @@ def worst_flatness(
     ``clean`` as in ``average_flatness``, with PGD-``steps``; ``precision`` too, here of the joint
     steps.
     """
-    radius("xi", xi), radius("lr_w", lr_w), checks.number("steps", steps)
+    checks.radius("xi", xi), checks.radius("lr_w", lr_w), checks.number("steps", steps)
     attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
     number = checks.number("restarts", restarts)
-    search = _Search(model, x, y, attack, number, scope, batch, generator, progress, precision)
+    search = _Search(
+        model=model, x=x, y=y, attack=attack, draws=number, scope=scope, batch=batch,
+        generator=generator, reference=reference, progress=progress, precision=precision,
+    )  # fmt: skip
 
     def losses(group: list[slice], g: torch.Generator) -> Tensor:
-        return _joint(search, group, xi, steps, lr_w, g)
+        f = fast(model, precision)  # in eval mode by now
+        ascent = _Ascent(f=f, w=search.w, attack=attack, xi=xi, lr_w=lr_w)
+        return _joint(search, ascent, group, steps, g)
 
-    return search.flatness(losses, reference, worst=True)
+    return search.flatness(losses, worst=True)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Search:
     """What both measures share: the groups of batches that see one nu, repeated draws, the
     reference.
@@ -103,6 +110,7 @@ class _Search:
     scope: str
     batch: int
     generator: torch.Generator | None
+    reference: Tensor | None
     progress: bool
     precision: str
 
@@ -112,22 +120,18 @@ class _Search:
         checks.examples(self.model, self.x, self.y)
         self.generator = checks.generator(self.generator, self.x)
         self.w = checks.perturbable(detached(layers(self.model)))
+        if self.reference is not None:
+            checks.losses("reference", self.reference, self.x)
 
     def groups(self) -> list[list[slice]]:
         starts = range(0, len(self.x), self.batch)
         batches = [slice(a, min(a + self.batch, len(self.x))) for a in starts]
         return [[b] for b in batches] if self.scope == "batch" else [batches]
 
-    def flatness(self, losses: Callable, reference: Tensor | None, worst: bool) -> Flatness:
+    def flatness(self, losses: Callable, worst: bool) -> Flatness:
         """Run ``losses(group, g) -> (n,)`` for every group and draw; reduce to a Flatness."""
-        if reference is not None and reference.shape != self.y.shape:
-            raise ValueError(
-                f"reference: one loss per example wanted, {tuple(self.y.shape)}, "
-                f"got {tuple(reference.shape)}"
-            )
         with mode(self.model, training=False):
-            if reference is None:
-                reference = self._reference()
+            reference = self._reference() if self.reference is None else self.reference
             table = torch.empty(self.draws, len(self.x), device=self.x.device)
             kept = torch.empty(len(self.x), device=self.x.device)
             todo = [(group, k) for group in self.groups() for k in range(self.draws)]
@@ -144,7 +148,7 @@ class _Search:
     def _reference(self) -> Tensor:
         attack = self.attack
         if hasattr(attack, "restarts"):
-            attack = replace(attack, restarts=REFERENCE_RESTARTS)
+            attack = replace(attack, restarts=max(REFERENCE_RESTARTS, attack.restarts))
         how = attack, self.generator, self.precision
         parts = zip(self.x.split(self.batch), self.y.split(self.batch))
         return torch.cat([robust_loss(self.model, self.w, xb, yb, *how) for xb, yb in parts])
@@ -160,43 +164,51 @@ def robust_loss(
 ) -> Tensor:
     """Cross-entropy (n,) at the weights ``w`` on x, attacked there if there is an attack.
 
-    ``precision`` is that of the attack's gradient steps; the loss itself is float32.
+    ``precision`` is that of the attack's gradient steps; the loss itself is float32, on a GPU
+    without TF32, which steps use where the user allows it. What the attack returns is checked.
     """
-    x_adv = x if attack is None else attack(freeze(model, w, precision), x, y, g)
-    with torch.no_grad():
+    x_adv = x
+    if attack is not None:
+        x_adv = attack(freeze(model, w, precision), x, y, g)
+        checks.attacked(x, x_adv, attack)
+    with torch.no_grad(), exact():
         return cross_entropy(as_function(model)(w, x_adv), y)
 
 
-def _joint(search: _Search, group: list[slice], xi: float, steps: int, lr_w: float, g) -> Tensor:
-    """One start of the joint ascent over (nu, delta) on the batches of a group: the final losses
-    (n,).
-    """
-    f, w = fast(search.model, search.precision), search.w
-    x, y, attack = search.x, search.y, search.attack
+@dataclass(frozen=True, kw_only=True)
+class _Ascent:
+    """One simultaneous ascent step over (nu, delta) on the loss of f(w + nu, x + delta)."""
+
+    f: Callable
+    w: Weights
+    attack: PGD | None  # None: nu alone
+    xi: float
+    lr_w: float
+
+    def step(self, nu: Weights, delta: Tensor, x: Tensor, y: Tensor) -> tuple[Weights, Tensor]:
+        """Both gradients from one backward pass; a layer that takes no part stays."""
+        attack = self.attack
+        with torch.enable_grad():
+            point = (x + delta).requires_grad_(attack is not None)
+            moved = {k: v.requires_grad_() for k, v in add(self.w, nu).items()}
+            wanted = [*moved.values(), point] if attack else [*moved.values()]
+            loss = cross_entropy(self.f(moved, point), y).mean()
+            grads = torch.autograd.grad(loss, wanted, materialize_grads=True)
+        nu = add(nu, direction(dict(zip(moved, grads)), self.w), self.lr_w)
+        if attack:
+            delta = attack.project(delta + attack.step * attack.ascent(grads[-1]), x)
+        return project(nu, self.w, self.xi), delta
+
+
+def _joint(search: _Search, ascent: _Ascent, group: list[slice], steps: int, g) -> Tensor:
+    """One start of the joint ascent on the batches of a group: the final losses (n,)."""
+    x, y, w, attack = search.x, search.y, ascent.w, ascent.attack
     shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
-    nu = {k: v * shrink[k] for k, v in sample(w, xi, g).items()}
+    nu = {k: v * shrink[k] for k, v in sample(w, ascent.xi, g).items()}
     deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}
     for _ in range(steps):
         for b in group:
-            deltas[b.start], nu = _joint_step(
-                f, w, nu, x[b], y[b], deltas[b.start], attack, xi, lr_w
-            )
-    exact, moved = as_function(search.model), add(w, nu)
-    with torch.no_grad():
-        ends = [cross_entropy(exact(moved, x[b] + deltas[b.start]), y[b]) for b in group]
-    return torch.cat(ends)
-
-
-def _joint_step(
-    f, w: Weights, nu: Weights, x, y, delta, attack: PGD | None, xi: float, lr_w: float
-):
-    """One simultaneous ascent step: both gradients from one backward pass."""
-    with torch.enable_grad():
-        point = (x + delta).requires_grad_(attack is not None)
-        moved = {k: v.requires_grad_() for k, v in add(w, nu).items()}
-        wanted = [*moved.values(), point] if attack else [*moved.values()]
-        grads = torch.autograd.grad(cross_entropy(f(moved, point), y).mean(), wanted)
-    nu = add(nu, direction(dict(zip(moved, grads)), w), lr_w)
-    if attack:
-        delta = attack.project(delta + attack.step * attack.ascent(grads[-1]), x)
-    return delta, project(nu, w, xi)
+            nu, deltas[b.start] = ascent.step(nu, deltas[b.start], x[b], y[b])
+    f, moved = as_function(search.model), add(w, nu)
+    with torch.no_grad(), exact():
+        return torch.cat([cross_entropy(f(moved, x[b] + deltas[b.start]), y[b]) for b in group])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .bilinear import TwiceDifferentiable
-from .kernels import fast
+from .kernels import exact, fast
 from .losses import cross_entropy
 from .weights import Weights, detached, layers, mode
 
@@ -18,7 +18,8 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     double backward.
 
     P counts the scalars of all layers with two or more dimensions, in the order of ``layers(model,
-    biases=False)``. The mean is over examples, whatever the batch size.
+    biases=False)``; weights that take no part have zeros. The mean is over examples, whatever the
+    batch size. On a GPU float32 is meant in full, whatever the user has set (``kernels.exact``).
     """
     f = fast(model)
     w = {
@@ -27,9 +28,10 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     }
 
     def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
-        with TwiceDifferentiable():
+        with TwiceDifferentiable(), exact():
             loss = cross_entropy(f(w, xb), yb).sum() / len(x)
-            return torch.autograd.grad(loss, w.values(), create_graph=True)
+            how = {"create_graph": True, "materialize_grads": True}
+            return torch.autograd.grad(loss, w.values(), **how)
 
     batches = list(zip(x.split(batch), y.split(batch)))
     kept = [gradient(*batches[0])] if len(batches) == 1 else None  # else memory would be the limit
@@ -39,7 +41,10 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
         vectors = [part.view_as(t) for part, t in zip(parts, w.values())]
         total = torch.zeros_like(v)
         for grads in kept or (gradient(*one) for one in batches):
-            products = torch.autograd.grad(grads, w.values(), vectors, retain_graph=bool(kept))
+            curved, along = zip(*((g, u) for g, u in zip(grads, vectors) if g.requires_grad))
+            how = {"retain_graph": bool(kept), "materialize_grads": True}
+            with exact():
+                products = torch.autograd.grad(curved, w.values(), along, **how)
             total += torch.cat([p.flatten() for p in products])
         return total
 

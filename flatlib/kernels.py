@@ -2,44 +2,95 @@
 
 Attacks, measures and training call them; nothing else knows how it is done. The network is traced
 once into a graph whose convolutions take their tensors from a dict and lie channels-last. In eval
-mode batch norm is an affine map and folds into the convolution before it; a new weight set then
-costs one fold. A network that cannot be traced so runs as it is.
+mode batch norm is an affine map, which folds into the convolution before it or stands alone; a new
+weight set then costs one fold. A network that cannot be traced so runs as it is.
 """
 
-import operator
 import weakref
+from contextlib import contextmanager
 
 import torch
-import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checks
+from .graphs import Recorder, traced
 from .models import ReBatchNorm
 from .weights import Weights, as_function, detached
 
 _PLANS = weakref.WeakKeyDictionary()  # model -> (its modules, {their modes: plan or None})
-
-
+_OWN = frozenset(vars(nn.Module()))  # attributes that say nothing about a forward pass
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}  # None: the model's own
 
 
-def freeze(model: nn.Module, w: Weights | None = None, precision: str = "float32"):
+@contextmanager
+def exact():
+    """Float32 in full while the block runs, for numbers that are reported: no TF32, PyTorch's
+    default for convolutions on a GPU. Steps of attacks and of training keep the user's setting.
+    """
+    read, write, full = _switches()
+    before = read()
+    try:
+        write(full)
+        yield
+    finally:
+        write(before)
+
+
+def _switches():
+    """How the precision of float32 on a GPU is read and written, and its value in full.
+
+    PyTorch has two generations of names for it that must not be mixed: the older ones cannot be
+    read once the user has set the newer ones.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def older(values: tuple | None = None):
+        if values:
+            cudnn.allow_tf32 = values[0]
+        if values and values[1] != torch.get_float32_matmul_precision():
+            torch.set_float32_matmul_precision(values[1])
+        return cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+    def newer(values: tuple | None = None):
+        parts = (cudnn.conv, cudnn.rnn, matmul)
+        for part, value in zip(parts, values or ()):
+            part.fp32_precision = value
+        return tuple(part.fp32_precision for part in parts)
+
+    if not torch.cuda.is_available():  # nothing to read or write
+        return tuple, tuple, ()
+    try:
+        older(), matmul.allow_tf32
+    except RuntimeError:
+        return newer, newer, ("ieee",) * 3
+    return older, older, (False, "highest")
+
+
+def freeze(
+    model: nn.Module, w: Weights | None = None, precision: str = "float32", recorded: bool = False
+):
     """x (N, C, H, W) -> logits (N, K) of ``model`` with the weights ``w`` (its own if None) fixed.
 
     No gradient reaches the weights; the one for x passes. Equal to the model up to rounding, that
     of float32 or, for an attack's gradient steps only, of "bf16". Freeze in the mode that is
-    wanted, and anew when weights or statistics have changed.
+    wanted, and anew when weights or statistics have changed. ``recorded`` replays CUDA graphs, one
+    per shape of x: on a GPU, in eval mode, without control flow, every forward pass followed by its
+    backward pass (see ``graphs``).
     """
     dtype, plan = _dtype(precision), _plan(model)
     tensors = detached({**_tensors(model), **(w or {})})
+    if recorded and (plan is None or plan.kept):
+        raise ValueError("recorded=True: a network in eval mode wanted that tracing can follow")
+    if recorded and not all(tensor.is_cuda for tensor in tensors.values()):
+        raise ValueError("recorded=True: CUDA graphs want the model and its weights on a GPU")
     if plan is None or plan.kept:
         f = _cast(model, dtype)
         return lambda x: f(tensors, x)
     with torch.no_grad():
         folded = plan.fold(tensors, dtype)
-    return lambda x: plan(folded, x)
+    run = plan.recorder(dtype) if recorded else plan
+    return lambda x: run(folded, x)
 
 
 def fast(model: nn.Module, precision: str = "float32"):
@@ -85,31 +136,41 @@ def _tensors(model: nn.Module) -> Weights:
 
 def _plan(model: nn.Module) -> "_Plan | None":
     """The plan of ``model`` in its present mode, traced when first asked for and again when its
-    modules are others than then.
+    modules, or what their forward passes may read, are others than then.
     """
     modules = dict(model.named_modules())
-    if any(m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
-        return None
-    signature = tuple((name, id(module)) for name, module in modules.items())
+    for m in modules.values():  # what tracing would not see
+        if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m):
+            return None
+    signature = tuple((name, id(module), *_settings(module)) for name, module in modules.items())
     known = _PLANS.get(model)
     if known is None or known[0] != signature:
         _PLANS[model] = known = (signature, {})
     modes = tuple(module.training for module in modules.values())
     if modes not in known[1]:
-        known[1][modes] = _traced(model)
+        found = traced(model)
+        known[1][modes] = found and _Plan(*found, model)
     return known[1][modes]
 
 
-class _Leaves(torch.fx.Tracer):
-    """Traces through everything but the modules that are folded or taken over."""
+def _settings(module: nn.Module):
+    """The attributes of one module that are neither its tensors nor its modules."""
+    return ((k, _value(v)) for k, v in vars(module).items() if k not in _OWN)
 
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
+
+def _value(v):
+    """Numbers, text and collections of them compare by value, all else (functions) as itself."""
+    if isinstance(v, dict):
+        v = tuple(v.items())
+    if isinstance(v, (list, tuple)):
+        return tuple(map(_value, v))
+    return v if v is None or isinstance(v, (int, float, str)) else id(v)
 
 
 class _Plan:
     """A traced network: its graph as a function of x and folded tensors, which convolution meets
-    which norm, and the parameters that stay in modules: those of norms in train mode.
+    which norm (one that stands alone: itself), and the parameters that stay in modules: those of
+    norms in train mode.
     """
 
     def __init__(
@@ -117,11 +178,16 @@ class _Plan:
     ):
         self.graph, self.folds, self.constants, self.kept = graph, folds, constants, kept
         self.norms = {name: model.get_submodule(name) for name in folds.values() if name}
+        self.recorders: dict[torch.dtype | None, Recorder] = {}
 
     def __call__(self, folded: Weights, x: Tensor) -> Tensor:
         used = next((v.dtype for v in folded.values() if v is not None), x.dtype)
         z = self.graph(x.to(used, memory_format=torch.channels_last), folded)
         return z.to(x.dtype)
+
+    def recorder(self, dtype: torch.dtype | None) -> Recorder:
+        """The CUDA graphs of this network in one precision, kept as long as the plan is."""
+        return self.recorders.setdefault(dtype, Recorder(self))
 
     def fold(self, tensors: Weights, dtype: torch.dtype | None = None) -> Weights:
         """What the graph reads, from the network's parameters and buffers by name."""
@@ -129,7 +195,8 @@ class _Plan:
         for name, norm in self.folds.items():
             weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
             if norm:
-                weight, bias = _fold(weight, bias, tensors, norm, self.norms[norm])
+                before = (None, None) if norm == name else (weight, bias)
+                weight, bias = _fold(*before, tensors, norm, self.norms[norm])
             if weight.ndim == 4:
                 weight = _channels_last(weight)
             folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
@@ -144,136 +211,18 @@ def _channels_last(weight: Tensor) -> Tensor:
     return weight.contiguous().as_strided(weight.shape, (height * width, 1, width, 1))
 
 
-def _fold(weight: Tensor, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm):
+def _fold(
+    weight: Tensor | None, bias: Tensor | None, tensors: Weights, norm: str, module: _BatchNorm
+):
     """norm(conv(x)) = conv'(x): w' = s w, b' = s (b - mean) + beta with s = gamma / sqrt(var +
-    eps).
+    eps). Without a convolution norm(x) = s x + b'.
     """
     gamma = tensors[f"{norm}.weight"] + (1 if isinstance(module, ReBatchNorm) else 0)
     scale = gamma * torch.rsqrt(tensors[f"{norm}.running_var"] + module.eps)
     shift = (
         -tensors[f"{norm}.running_mean"] if bias is None else bias - tensors[f"{norm}.running_mean"]
     )
-    return weight * scale.view(-1, 1, 1, 1), shift * scale + tensors[f"{norm}.bias"]
-
-
-def _traced(model: nn.Module) -> _Plan | None:
-    """Trace ``model`` and rewrite convolutions, linear layers and buffers to take their tensors
-    from a dict; None if its control flow cannot be traced or other modules hold trainable
-    tensors.
-    """
-    attributes = set(vars(model))
-    try:
-        graph = _Leaves().trace(model)
-    except (torch.fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, ValueError):
-        return None
-    finally:  # tracing leaves tensors made in forward behind as attributes
-        for name in set(vars(model)) - attributes:
-            delattr(model, name)
-    modules = dict(model.named_modules())
-    (image, *others) = [node for node in graph.nodes if node.op == "placeholder"]
-    if others or _refused(graph, model, modules):
-        return None
-    with graph.inserting_after(image):
-        given = graph.placeholder("tensors")
-    _drop_identities(graph, modules)
-    folds: dict[str, str | None] = {}
-    for node in [node for node in graph.nodes if node.op == "call_module"]:
-        module = modules[node.target]
-        if (
-            type(module) is nn.Linear
-            or type(module) is nn.Conv2d
-            and module.padding_mode == "zeros"
-        ):
-            folds[node.target] = _take_over(graph, node, module, given, modules)
-    constants = _take_attributes(graph, given)
-    done = {f"{name}." for pair in folds.items() for name in pair if name}
-    left = [
-        k
-        for k, _ in model.named_parameters()
-        if not k.startswith(tuple(done)) and k not in constants
-    ]
-    if not all(_working_norm(modules[k.rpartition(".")[0]]) for k in left):
-        return None
-    return _Plan(torch.fx.GraphModule(model, graph), folds, constants, set(left), model)
-
-
-def _working_norm(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.training
-
-
-def _refused(graph, model, modules) -> bool:
-    """Whether a dict of tensors cannot say what the graph reads: tensors that are neither parameter
-    nor buffer (perhaps random), weights of a convolution read apart from it, one called twice.
-    """
-    named = {k for k, _ in (*model.named_parameters(), *model.named_buffers())}
-    read = {node.target for node in graph.nodes if node.op == "get_attr"}
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    convs = [name for name in calls if isinstance(modules[name], nn.Conv2d)]
-    apart = any(name.rpartition(".")[0] in calls for name in read)
-    return apart or bool(read - named) or len(set(convs)) < len(convs)
-
-
-def _drop_identities(graph, modules) -> None:
-    """Take out modules that do nothing, so that a norm stands right behind its convolution."""
-    for node in [node for node in graph.nodes if node.op == "call_module"]:
-        module = modules[node.target]
-        idle = isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
-        if idle or isinstance(module, nn.Identity):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    for node in graph.nodes:  # a view of channels-last tensors is not always one
-        if node.op == "call_method" and node.target == "view":
-            node.target = "reshape"
-        if node.op == "call_method" and node.target == "mean" and node.kwargs == {"dim": (2, 3)}:
-            with graph.inserting_before(node):  # its gradient then lies channels-last too
-                image = graph.call_method("permute", (node.args[0], 0, 2, 3, 1))
-            node.args, node.kwargs = (image,), {"dim": (1, 2)}
-
-
-def _take_attributes(graph, given) -> list[str]:
-    """Read buffers and bare parameters from the dict; their names."""
-    nodes = [node for node in graph.nodes if node.op == "get_attr"]
-    for node in nodes:
-        with graph.inserting_before(node):
-            node.replace_all_uses_with(graph.call_function(operator.getitem, (given, node.target)))
-        graph.erase_node(node)
-    return sorted({node.target for node in nodes})
-
-
-def _take_over(graph, node, module, given, modules) -> str | None:
-    """Replace a module call by its function on tensors from the dict; the name of the norm folded
-    into it.
-
-    A 1 x 1 convolution with a stride becomes one of the pixels it reads: oneDNN's gradient for the
-    weights of the strided one, channels-last on AVX2 with 4 input channels, corrupts memory. The
-    pixels are picked by pooling over single ones, whose gradient, unlike a slice's, lies
-    channels-last.
-    """
-    norm = next(iter(node.users)) if len(node.users) == 1 else None
-    foldable = (
-        norm is not None and norm.op == "call_module" and type(module) is nn.Conv2d
-        and type(modules[norm.target]) in (nn.BatchNorm2d, ReBatchNorm)
-        and modules[norm.target].affine and modules[norm.target].track_running_stats
-        and not modules[norm.target].training
-    )  # fmt: skip
-    name = node.target
-    with graph.inserting_before(node):
-        weight, bias = (
-            graph.call_function(operator.getitem, (given, f"{name}.{k}"))
-            for k in ("weight", "bias")
-        )
-        if type(module) is nn.Linear:
-            new = graph.call_function(F.linear, (node.args[0], weight, bias))
-        else:
-            image, stride = node.args[0], module.stride
-            if module.kernel_size == (1, 1) and module.padding == (0, 0) and stride != (1, 1):
-                image, stride = graph.call_function(F.avg_pool2d, (image, 1, stride)), (1, 1)
-            geometry = (stride, module.padding, module.dilation, module.groups)
-            new = graph.call_function(F.conv2d, (image, weight, bias, *geometry))
-    if foldable:
-        norm.replace_all_uses_with(new)
-        graph.erase_node(norm)
-    else:
-        node.replace_all_uses_with(new)
-    graph.erase_node(node)
-    return norm.target if foldable else None
+    bias = shift * scale + tensors[f"{norm}.bias"]
+    if weight is None:
+        return scale.view(-1, 1, 1), bias.view(-1, 1, 1)
+    return weight * scale.view(-1, 1, 1, 1), bias

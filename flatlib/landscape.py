@@ -7,14 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
-from .attacks import PGD, one_start, radius
+from .attacks import PGD, one_start
 from .flatness import robust_loss
 from .hessian import top_eigenvector
 from .kernels import freeze
 from .losses import cross_entropy
 from .progress import bar
 from .steps import gradient
-from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
+from .weights import (
+    UNITS,
+    Weights,
+    add,
+    as_function,
+    detached,
+    direction,
+    layers,
+    mode,
+    project,
+    sample,
+)  # fmt: skip
 
 # kind of direction: its length relative to ||w_l||
 KINDS = {"random": 0.5, "adversarial": 0.025, "hessian": 0.5}
@@ -36,10 +47,10 @@ def slices(
     mean over random directions and the maximum over adversarial ones, on 128 test examples with
     PGD-10.
     """
-    checks.choice("kind", kind, KINDS)
+    checks.choice("kind", kind, KINDS), checks.choice("per", per, UNITS)
     checks.number("points", points, 2), checks.number("n", n)
     checks.examples(model, x, y)
-    length = radius("length", KINDS[kind] if length is None else length)
+    length = checks.radius("length", KINDS[kind] if length is None else length)
     g = checks.generator(generator, x)
     w = checks.perturbable(detached(layers(model)))
     rows = []
@@ -63,12 +74,15 @@ def plane(
     Columns: s, t, rloss (nats, mean over x). The two directions are of the ``kinds`` named, each
     normalised and scaled as in ``slices``; ``length``, if given, is that of both.
     """
+    if isinstance(kinds, str) or len(kinds) != 2:
+        raise ValueError(f"kinds={kinds!r}: two of {sorted(KINDS)}")
     for kind in kinds:
         checks.choice("kind", kind, KINDS)
+    checks.choice("per", per, UNITS)
     checks.number("points", points, 2), checks.examples(model, x, y)
     g = checks.generator(generator, x)
     w = checks.perturbable(detached(layers(model)))
-    lengths = [radius("length", KINDS[kind] if length is None else length) for kind in kinds]
+    lengths = [checks.radius("length", KINDS[k] if length is None else length) for k in kinds]
     grid, rows = torch.linspace(-1, 1, points).tolist(), []
     with mode(model, training=False):
         nu, mu = (direction(_raw(k, model, w, x, y, attack, g, per), w, per) for k in kinds)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import checks
+
 ROTATIONS = 4
 
 
@@ -41,6 +43,9 @@ class Trades:
 
     lam: float = 6.0
 
+    def __post_init__(self):
+        checks.radius("lam", self.lam)
+
     def __call__(self, f, batch) -> Tensor:
         z, z_adv = f(batch.x), f(batch.x_adv)
         return cross_entropy(z, batch.target) + self.lam * kl(z, z_adv)
@@ -55,6 +60,9 @@ class Mart:
     """
 
     lam: float = 6.0
+
+    def __post_init__(self):
+        checks.radius("lam", self.lam)
 
     def __call__(self, f, batch) -> Tensor:
         z, z_adv = f(batch.x), f(batch.x_adv)
@@ -80,6 +88,9 @@ class Rotation:
     """
 
     lam: float = 4.0
+
+    def __post_init__(self):
+        checks.radius("lam", self.lam)
 
     def __call__(self, f, batch) -> Tensor:
         z = own_task(f(batch.x_adv), batch.y)

@@ -167,10 +167,20 @@ def lines(s: Subject) -> list[dict]:
 
 
 class Measure(NamedTuple):
-    """How rows are made, and the fields of the protocol that decide them."""
+    """How rows are made, the fields of the protocol that decide them, and the version of the code:
+    to be raised when it measures something else than before, so that older rows no longer count.
+    """
 
     rows: Callable[[Subject], list[dict]]
     uses: tuple[str, ...]
+    version: int = 1
+
+    def protocol(self, profile: Profile) -> str:
+        """What says how a profile takes this measure, for a row to be known by."""
+        uses = ("early_restarts", *self.uses)
+        settings = [(name, getattr(profile.protocol, name)) for name in uses]
+        later = [self.version] if self.version > 1 else []
+        return repr([profile.test, *settings, *later])
 
 
 MEASURES = {

@@ -6,13 +6,14 @@
 
 import difflib
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import checks
 from .attacks import PGD, IgnoreIncorrect, PerTask, PreventLeaking
 from .data import Batches
 from .losses import Adversarial, Mart, Rotation, Trades
@@ -46,6 +47,9 @@ class Smooth:
 
     tau: float = 0.3
 
+    def __post_init__(self):
+        checks.share("tau", self.tau)
+
     def __call__(self, y: Tensor, classes: int, g: torch.Generator) -> Tensor:
         return (1 - self.tau) * F.one_hot(y, classes).float() + self.tau / classes
 
@@ -57,6 +61,9 @@ class Noise:
     """
 
     tau: float = 0.3
+
+    def __post_init__(self):
+        checks.share("tau", self.tau)
 
     def __call__(self, y: Tensor, classes: int, g: torch.Generator) -> Tensor:
         flips = torch.rand(y.shape, generator=g, device=y.device) < self.tau
@@ -90,21 +97,44 @@ class Method:
     attack_mode: str = "eval"
 
     def __post_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation={self.activation!r}: choose one of {sorted(ACTIVATIONS)}")
-        if self.attack_mode not in ("eval", "train"):
-            raise ValueError(f"attack_mode={self.attack_mode!r}: choose 'eval' or 'train'")
+        checks.choice("activation", self.activation, ACTIVATIONS)
+        checks.choice("attack_mode", self.attack_mode, ("eval", "train"))
+        checks.share("dropout", self.dropout, whole=False)
         if not (math.isfinite(self.epochs) and self.epochs > 0):
             raise ValueError(f"epochs={self.epochs!r}: a positive fraction of the profile's epochs")
+        self._check_rotations()
+
+    def _check_rotations(self):
+        """Rotated images, the loss that tells them from upright ones and the attack on each task go
+        together.
+        """
+        rotated, learnt = self.data.rotated > 0, isinstance(self.loss, Rotation)
+        if rotated != learnt:
+            raise ValueError(
+                f"loss={self.loss!r} with data.rotated={self.data.rotated!r}: Rotation and a "
+                f"positive share of rotated images want each other"
+            )
+        if isinstance(self.attack, PerTask) and not rotated:
+            raise ValueError(f"attack={self.attack!r}: for rotated images only, see data.rotated")
+        if learnt and self.labels != Exact():
+            raise ValueError(f"labels={self.labels!r}: Rotation looks at true labels only")
 
 
 AT = Method()
 
 
 def describe(part) -> str:
-    """A part as its name and the fields that differ from its defaults: "PGD(eps=0.0353)"."""
-    if not hasattr(part, "__dataclass_fields__"):
+    """A part as its name and the fields that differ from its defaults: "PGD(eps=0.0353)".
+
+    Keys are made of it: what cannot be described alike in every process is refused.
+    """
+    if part is None or isinstance(part, (str, int, float, tuple)):
         return repr(part)
+    if not is_dataclass(part) or not part.__dataclass_params__.frozen:
+        raise ValueError(
+            f"{part!r}: write a part as a frozen dataclass with __call__ and its settings as "
+            f"fields (see the page How to add a method); a run's key is made of them"
+        )
     changed = [f for f in fields(part) if getattr(part, f.name) != f.default]
     inside = ", ".join(f"{f.name}={describe(getattr(part, f.name))}" for f in changed)
     return f"{type(part).__name__}({inside})"

@@ -5,12 +5,14 @@ one profile can never stand in a table of another.
 from dataclasses import asdict, dataclass, replace
 
 from . import checks, data
-from .attacks import PGD, AutoAttack
+from .attacks import PGD
+from .autoattack import AutoAttack
 from .data import Dataset
-from .methods import Method
+from .methods import Method, differences
 from .models import ResNet, WithRotations, initialise
 from .steps import EMA, Clip, EntropySGD
 
+TEACHER = Method(attack=None)  # labels the images of a pool, trained without attacks
 PAPER_EPS, PAPER_BATCH, PAPER_FEATURES, PAPER_STEPS = 8 / 255, 128, 512, 391
 
 
@@ -145,7 +147,8 @@ def adapt(method: Method, profile: Profile) -> Method:
         changes["project"] = Clip(method.project.w_max * PAPER_FEATURES / features)
     if isinstance(method.average, EMA):
         per_epoch = -(-profile.train // size)
-        changes["average"] = EMA(method.average.tau ** (PAPER_STEPS / per_epoch))
+        tau = method.average.tau ** (PAPER_STEPS / per_epoch)
+        changes["average"] = replace(method.average, tau=tau)
     if isinstance(method.optimiser, EntropySGD):
         rate = method.optimiser.lr * (profile.outer_lr / EntropySGD.lr)
         changes["optimiser"] = replace(method.optimiser, lr=rate)
@@ -155,6 +158,21 @@ def adapt(method: Method, profile: Profile) -> Method:
 def epochs(method: Method, profile: Profile) -> int:
     """How many epochs ``method`` trains at ``profile``; Entropy-SGD's are longer and fewer."""
     return max(1, round(method.epochs * profile.epochs / method.optimiser.calls))
+
+
+def teacher(method: Method, profile: Profile) -> Method | None:
+    """What is trained first, to label the pool that ``method`` trains on: None if it needs none, or
+    if the pool comes with its labels (``data.pool_file``).
+    """
+    file = data.pool_file(profile.dataset, profile.train)
+    return TEACHER if method.data.unlabelled and file is None else None
+
+
+def origin(method: Method, profile: Profile, seed: int, device) -> dict:
+    """What the state of a training belongs to, by name."""
+    text = ", ".join(f"{slot}={part}" for slot, part in differences(method).items()) or "AT"
+    of = {"method": text, "seed": seed, "device": device.type}
+    return of | {f"profile.{name}": value for name, value in profile.training().items()}
 
 
 def _attack(attack, profile: Profile):

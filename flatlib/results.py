@@ -29,14 +29,15 @@ class Committed:
     measurements: int
     untrained: int  # runs asked for that are not trained to the end
     unmeasured: int  # measurements asked for that the trained ones lack
+    damaged: tuple[str, ...] = ()  # runs left out because a table of theirs is damaged
 
     def describe(self) -> str:
         found = f"{_counted(self.measurements, 'measurement')} of {_counted(self.runs, 'run')}"
-        if not self.untrained and not self.unmeasured:
-            return f"{self.folder} has {found}"
-        lacking = f"{_counted(self.untrained, 'run')} not trained, "
-        lacking += f"{_counted(self.unmeasured, 'measurement')} of trained ones"
-        return f"{self.folder} has {found}; missing: {lacking}"
+        text = f"{self.folder} has {found}"
+        if self.untrained or self.unmeasured:
+            text += f"; missing: {_counted(self.untrained, 'run')} not trained, "
+            text += f"{_counted(self.unmeasured, 'measurement')} of trained ones"
+        return text + (f"; damaged and left out: {', '.join(self.damaged)}" if self.damaged else "")
 
 
 def _counted(n: int, what: str) -> str:
@@ -69,25 +70,50 @@ def commit(chosen: list[Run], suite="default") -> Committed:
 
     Of several suites those count that a run has all of. The rows of the chosen runs replace older
     ones of the same method, seed and measurement. Rows whose run or protocol is defined differently
-    by now are dropped; all others stay.
+    by now are dropped; all others stay. A run with a damaged table is named and left out.
     """
+    profile = _profile(chosen)
     trained = [run for run in chosen if run.done]
-    found = {run: rows for run in trained if len(rows := _finished(run, suite))}
+    whole = [run for run in trained if _readable(run)]
+    found = {run: rows for run in whole if len(rows := _finished(run, suite))}
     fresh = list(found.values())
-    profile = chosen[0].profile
     folder = paths.RESULTS / profile.name
-    paths.RUNS.mkdir(parents=True, exist_ok=True)
+    damaged = tuple(f"{run.name} of seed {run.seed}" for run in trained if run not in whole)
+    lacking = len(chosen) - len(trained), _lacking(whole, suite), damaged
     if not fresh:
-        return Committed(folder, 0, 0, len(chosen) - len(trained), _lacking(trained, suite))
-    with FileLock(paths.RUNS / f".{profile.name}-results.lock"):
+        return Committed(folder, 0, 0, *lacking)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # beside what it protects: runs may lie in several folders
         table, curves = read(folder)
         table = tidy(_merged(_current(table, profile), fresh, GROUP))
         curves = _curves(_current(curves, profile), histories(list(found)))
         _write(folder / "measures.csv", table, "%.6g")
         _write(folder / "history.csv", curves, "%.4g")
     count = sum(len(part.drop_duplicates(GROUP)) for part in fresh)
-    missing = len(chosen) - len(trained), _lacking(trained, suite)
-    return Committed(folder, len(fresh), count, *missing)
+    return Committed(folder, len(fresh), count, *lacking)
+
+
+def _profile(chosen: list[Run]) -> profiles.Profile:
+    """The profile of runs that can be committed: those that a later commit would know again."""
+    if not chosen:
+        raise ValueError("no runs are given: there is nothing to commit")
+    profile = chosen[0].profile
+    for run in chosen:
+        now = _defined(run.name, run.seed, profile)
+        if now is None or now.key != run.key:
+            raise ValueError(
+                f"{run.name!r} (seed {run.seed}, key {run.key}) is no method of the catalogue at "
+                f"profile {profile.name!r}: the next commit would drop its rows, so none are stored"
+            )
+    return profile
+
+
+def _readable(run: Run) -> bool:
+    try:
+        run.measured(), run.history()
+    except (checkpoints.Damaged, FileNotFoundError):
+        return False
+    return True
 
 
 def _finished(run: Run, suite) -> pd.DataFrame:
@@ -119,12 +145,8 @@ def _merged(table: pd.DataFrame, fresh: list[pd.DataFrame], group: list[str]) ->
 
 def _current(table: pd.DataFrame, profile: profiles.Profile) -> pd.DataFrame:
     """The rows whose run, and protocol if they have one, are defined now as they were then."""
-    known = {}
-    for name, seed in set(zip(table.method, table.seed)):
-        if name in CATALOGUE:
-            known[name, seed] = Run(name, CATALOGUE[name], profile, int(seed))
-        elif name in robustbench.NAMES:
-            known[name, seed] = robustbench.run(name, profile)
+    asked = {who: _defined(*who, profile) for who in set(zip(table.method, table.seed))}
+    known = {who: run for who, run in asked.items() if run is not None}
     now = {who: run.key for who, run in known.items()}
     kept = [
         now.get((name, seed)) == key for name, seed, key in zip(table.method, table.seed, table.key)
@@ -133,6 +155,13 @@ def _current(table: pd.DataFrame, profile: profiles.Profile) -> pd.DataFrame:
     if "protocol" in table and len(table):
         table = next(iter(known.values())).current(table)
     return table
+
+
+def _defined(name: str, seed: int, profile: profiles.Profile) -> Run | None:
+    """The run of this name as it is defined now, if there is one."""
+    if name in CATALOGUE:
+        return Run(name, CATALOGUE[name], profile, int(seed))
+    return robustbench.run(name, profile) if name in robustbench.NAMES else None
 
 
 def _write(path: Path, table: pd.DataFrame, digits: str) -> None:

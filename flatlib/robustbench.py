@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from . import checks, models, paths
+from . import checks, models, paths, suites
 from .methods import AT
 from .profiles import Profile
-from .run import Run, digest, factor
+from .run import Run, digest
 
 # RobustBench's names (CIFAR-10, L-infinity), matched by clean accuracy: the rows of Table 3.
 NAMES = {
@@ -34,6 +34,8 @@ def load(name: str, device: str = "cpu") -> nn.Module:
     trainable, so that they can be perturbed. Downloaded once, below the data sets.
     """
     checks.choice("name", name, NAMES)
+    from . import vision  # noqa: F401 (torchvision beside a CPU torch, which robustbench imports)
+
     try:
         from robustbench.utils import load_model
     except ImportError as error:
@@ -83,7 +85,7 @@ class External(Run):
 
     def model(self, which: str | int = "last") -> nn.Module:
         checks.choice("which", which, ("last", "scaled-0.5", "scaled-2"))
-        network, s = load(self.name, self.device), factor(which)
+        network, s = load(self.name, self.on), suites.factor(which)
         return models.scaled(network, s) if s else network
 
     def epoch(self, which: str) -> int:
@@ -91,4 +93,4 @@ class External(Run):
 
     def wanted(self, suite="default") -> tuple:
         """Without early stopping and snapshots, which only a run of our own has."""
-        return tuple(w for w in super().wanted(suite) if w[1] == "last" or factor(w[1]))
+        return tuple(w for w in super().wanted(suite) if w[1] == "last" or suites.factor(w[1]))

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,13 +28,19 @@ from .train import fit
 TRAINING = 2  # raised when a change of the code changes what a method trains
 
 
+def default_device() -> str:
+    """The first GPU of this machine if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @dataclass(frozen=True)
 class Run:
     """One method, trained at one profile from one seed.
 
     Its folder is named by method, content key and seed. It holds ``method.json`` (what was asked
     for), the state and snapshots of training, ``history.csv``, ``measures.csv`` and, once trained,
-    ``done``. Files are written atomically; a damaged one is named and left alone.
+    ``done``. Files are written atomically; a damaged one is named and left alone. The device "auto"
+    is chosen where the work is done, which may be another machine than where the run was selected.
     """
 
     name: str
@@ -40,6 +48,11 @@ class Run:
     profile: Profile
     seed: int
     device: str = "cpu"
+
+    @property
+    def on(self) -> str:
+        """The device of this machine that the run is trained and measured on."""
+        return default_device() if self.device == "auto" else self.device
 
     @cached_property
     def key(self) -> str:
@@ -56,9 +69,7 @@ class Run:
 
     def protocol(self, measure: str) -> str:
         """Six hex digits of how the profile takes this measure: part of every row."""
-        p = self.profile.protocol
-        uses = ("early_restarts", *measures.MEASURES[measure].uses)
-        return digest(repr([self.profile.test, *((name, getattr(p, name)) for name in uses)]), 6)
+        return digest(measures.MEASURES[measure].protocol(self.profile), 6)
 
     @property
     def folder(self) -> Path:
@@ -72,6 +83,16 @@ class Run:
         """Held while training or measuring: a second process that wants the same run waits."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / ".lock")
+
+    @contextmanager
+    def held(self, until: float | None):
+        """Holding the lock: ``TimeIsUp`` if another process has it until then."""
+        try:
+            lock = self.lock().acquire(timeout=clock.left(until))
+        except Timeout:
+            raise clock.TimeIsUp from None
+        with lock:
+            yield
 
     def busy(self) -> bool:
         """Whether another process trains or measures it at this moment."""
@@ -87,14 +108,15 @@ class Run:
         """Train, or go on training, until done; ``TimeIsUp`` after ``until`` (``time.time()``)."""
         if self.done:
             return self
-        with self.lock():
+        with self.held(until):
             if not self.done:
                 self._state_what()
-                what = (self.method, self.profile, self.seed, self.folder, self.device)
+                what = (self.method, self.profile, self.seed, self.folder, self.on)
                 _, history = fit(*what, progress, until)
                 checkpoints.write(self.folder / "history.csv", history.to_csv(index=False))
-                checkpoints.write(self.folder / "done", json.dumps(provenance(self.device)))
+                checkpoints.write(self.folder / "done", json.dumps(provenance(self.on)))
                 (self.folder / "state.safetensors").unlink()
+                shutil.rmtree(self.folder / "teacher", ignore_errors=True)
         return self
 
     def _state_what(self) -> None:
@@ -115,15 +137,19 @@ class Run:
         return {int(file.stem.split("-")[1]): file for file in files}
 
     def drop(self) -> None:
-        """Remove the models of a finished run: its tables stay, nothing more can be measured."""
-        if self.done:
-            for file in self.snapshots().values():
-                file.unlink()
-
-    def model(self, which: str | int = "last") -> nn.Module:
-        """The model in eval mode: "last", "early_stopped", "epoch-NNN" or the number of a kept
-        epoch, or "scaled-S": the last one, its convolutions times S.
+        """Remove the models of a finished run: its tables stay, nothing more can be measured. Those
+        of a run that another process is at are left to it.
         """
+        if self.done and self.snapshots():
+            try:
+                with self.lock().acquire(blocking=False):
+                    for file in self.snapshots().values():
+                        file.unlink()
+            except Timeout:
+                pass
+
+    def _kept(self) -> dict[int, Path]:
+        """The snapshots, of which there must be one."""
         kept = self.snapshots()
         if not kept:
             why = (
@@ -132,23 +158,30 @@ class Run:
                 else "no model is there yet: call runs.get(...) first"
             )
             raise FileNotFoundError(f"{self.folder}: {why}")
+        return kept
+
+    def model(self, which: str | int = "last") -> nn.Module:
+        """The model in eval mode: "last", "early_stopped", "epoch-NNN" or the number of a kept
+        epoch, or "scaled-S": the last one, its convolutions times S.
+        """
+        kept = self._kept()
         epoch = which if isinstance(which, int) else self.epoch(which)
         checks.choice("which", epoch, kept)
-        tensors, _ = checkpoints.load(kept[epoch], self.device)
+        tensors, _ = checkpoints.load(kept[epoch], self.on)
         net = profiles.network(self.method, self.profile, self.data)
-        model = profiles.evaluated(net).to(self.device)
+        model = profiles.evaluated(net).to(self.on)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise Damaged(
                 f"{kept[epoch]} does not fit the network of {self.name}: {error}"
             ) from error
-        s = factor(which)
+        s = suites.factor(which)
         return (models.scaled(model, s) if s else model).eval()
 
     @property
     def data(self) -> Dataset:
-        return load(self.profile, self.device)
+        return load(self.profile, self.on)
 
     def epoch(self, which: str) -> int:
         """The epoch of the model that ``which`` names.
@@ -160,12 +193,12 @@ class Run:
         if which.startswith("epoch-"):
             return int(which.removeprefix("epoch-"))
         if which != "early_stopped":
-            return max(self.snapshots())
+            return max(self._kept())
         restarts = self.profile.protocol.early_restarts
         path = self.folder / f"early_stopping-x{restarts}.csv"
         if not path.exists():
             rows, attack = [], PGD(eps=self.profile.eps, restarts=restarts)
-            for epoch in self.snapshots():
+            for epoch in self._kept():
                 model = self.model(epoch)
                 rerr = robust_errors(model, *self.data.early, attack).double().mean().item()
                 rows.append({"epoch": epoch, "rerr": rerr})
@@ -201,7 +234,7 @@ class Run:
         ``TimeIsUp`` before the first measure that would begin after ``until`` (``time.time()``).
         """
         if self.missing(suite):
-            with self.lock():
+            with self.held(until):
                 subjects: dict = {}
                 for triple in self.missing(suite):
                     clock.check(until)
@@ -226,18 +259,12 @@ class Run:
         about |= {"images": self.data.origin} if self.data.origin else {}
         about |= {"key": self.key, "protocol": self.protocol(name), "asked": name, "which": which}
         about |= {"epoch": self.epoch(which), "seconds": round(time.perf_counter() - started, 2)}
-        return rows.assign(**about, **provenance(self.device))
+        return rows.assign(**about, **provenance(self.on))
 
     def _add(self, rows: pd.DataFrame) -> None:
         path = self.folder / "measures.csv"
         table = pd.concat([read_table(path), rows]) if path.exists() else rows
         checkpoints.write(path, table.to_csv(index=False))
-
-
-def factor(which: str | int) -> float | None:
-    """S of "scaled-S"."""
-    scaled = isinstance(which, str) and which.startswith("scaled-")
-    return float(which.removeprefix("scaled-")) if scaled else None
 
 
 def digest(text: str, digits: int) -> str:

@@ -2,7 +2,6 @@
 measurements. Nothing is computed twice, a killed run goes on where it was."""
 
 import pandas as pd
-import torch
 
 from . import campaign, checks, paths, profiles, results, robustbench, suites
 from .methods import CATALOGUE, MAIN, TABLE1, Method, differences
@@ -10,11 +9,7 @@ from .profiles import Profile
 from .run import Run
 
 SOURCES = ("auto", "committed", "live")
-
-
-def default_device() -> str:
-    """The first GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+NAMED = 12  # methods that a caption names one by one
 
 
 def named(methods) -> dict[str, Method]:
@@ -30,20 +25,26 @@ def named(methods) -> dict[str, Method]:
 
 
 def select(
-    methods, profile: str | Profile = "digits", seeds=(0,), device: str | None = None
+    methods, profile: str | Profile = "digits", seeds=(0,), device: str | None = "auto"
 ) -> list[Run]:
     """The runs of some methods and seeds, trained or not: nothing is computed.
 
     ``methods`` as for ``named``, and "robustbench" or names of its networks, at profiles of
-    CIFAR-10: they have one run, whatever the seeds.
+    CIFAR-10: they have one run, whatever the seeds. The device "auto" is the first GPU, if there is
+    one, of the machine that trains or measures.
     """
-    chosen, device = profiles.get(profile), device or default_device()
+    chosen, device, seeds = profiles.get(profile), device or "auto", _several(seeds)
     if not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise ValueError(f"seeds={list(seeds)!r}: whole numbers, at least 0")
+        raise ValueError(f"seeds={seeds!r}: whole numbers, at least 0")
     external, own = _external(methods)
     others = [robustbench.run(name, chosen, device) for name in external]
     mine = [Run(name, m, chosen, seed, device) for name, m in named(own).items() for seed in seeds]
     return mine + others
+
+
+def _several(seeds) -> list:
+    """Seeds as a list; one may be given by itself."""
+    return [seeds] if isinstance(seeds, int) else list(seeds)
 
 
 def _external(methods) -> tuple[list[str], object]:
@@ -58,7 +59,7 @@ def _external(methods) -> tuple[list[str], object]:
 
 def get(
     method: str | Method, profile: str | Profile = "digits", seed: int = 0,
-    device: str | None = None, progress: bool = True,
+    device: str | None = "auto", progress: bool = True,
 ) -> Run:  # fmt: skip
     """A trained run: loaded when done, continued when begun, trained when absent."""
     (run,) = select(method, profile, (seed,), device)
@@ -67,6 +68,8 @@ def get(
 
 def measure(runs: list[Run], suite="default") -> pd.DataFrame:
     """The measures of a suite for all runs, one tidy table; only missing rows are computed."""
+    if not runs:
+        return pd.DataFrame(columns=results.COLUMNS)
     return pd.concat([run.measure(suite) for run in runs], ignore_index=True)
 
 
@@ -104,8 +107,8 @@ def collect(
     where = f"among the committed results of {profile!r} (suite {suite!r})"
     if not there:
         raise ValueError(
-            f"methods={methods!r}, seeds={list(seeds)}: none is {where} as they are defined now; "
-            "use source='live'"
+            f"methods={methods!r}, seeds={_several(seeds)}: none is {where} as they are "
+            "defined now; use source='live'"
         )
     table = pd.concat(there, ignore_index=True)
     if lacking:
@@ -115,12 +118,13 @@ def collect(
 
 
 def _described(lacking: list[Run], chosen: list[Run]) -> str:
-    """Runs by seed: all of them, or their names."""
+    """Runs by seed: all of them, their names, or only how many they are."""
     parts = []
     for seed in sorted({run.seed for run in lacking}):
         names = [run.name for run in lacking if run.seed == seed]
         whole = len(names) == sum(run.seed == seed for run in chosen)
-        parts.append(f"seed {seed} of {'all methods' if whole else ', '.join(names)}")
+        some = ", ".join(names) if len(names) <= NAMED else f"{len(names)} methods"
+        parts.append(f"seed {seed} of {'all methods' if whole else some}")
     return "; ".join(parts)
 
 

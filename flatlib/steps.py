@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import checks
 from .weights import Weights, add, direction, norms
 
 # ---- before: nudge(objective, w) -> nu; the gradient is then taken at w + nu
@@ -27,10 +28,14 @@ class Ascend:
     normalised ascent step.
 
     Only tensors of two or more dimensions move: no biases, no normalisation parameters. A layer
-    whose gradient or norm is zero stays.
+    whose gradient or norm is zero stays. The optimiser steps at w, as the paper says; the official
+    code steps at w + nu and subtracts nu, which differs by the weight decay of nu alone.
     """
 
     xi: float = 0.01
+
+    def __post_init__(self):
+        checks.radius("xi", self.xi)
 
     def __call__(self, objective, w: Weights) -> Weights:
         if self.xi == 0:
@@ -48,6 +53,9 @@ class SAM:
 
     rho: float = 0.05
 
+    def __post_init__(self):
+        checks.radius("rho", self.rho)
+
     def __call__(self, objective, w: Weights) -> Weights:
         if self.rho == 0:
             return {}
@@ -57,10 +65,13 @@ class SAM:
 
 
 def gradient(objective, w: Weights, wrt: Weights) -> Weights:
-    """The gradient of the scalar objective(w) with respect to the layers named in ``wrt``."""
+    """The gradient of the scalar objective(w) with respect to the layers named in ``wrt``, zero
+    for those it does not depend on.
+    """
     leaves = {k: v.detach().requires_grad_(k in wrt) for k, v in w.items()}
     with torch.enable_grad():
-        grads = torch.autograd.grad(objective(leaves), [leaves[k] for k in wrt])
+        wanted = [leaves[k] for k in wrt]
+        grads = torch.autograd.grad(objective(leaves), wanted, materialize_grads=True)
     return dict(zip(wrt, grads))
 
 
@@ -115,6 +126,9 @@ class EntropySGD:
     keep: float = 0.75
     gamma: float = 1e-4
     noise: float = 1e-4
+
+    def __post_init__(self):
+        checks.number("walk", self.walk, 0)
 
     def build(self, parameters, g: torch.Generator) -> torch.optim.Optimizer:
         return _EntropySGD(parameters, self, g)
@@ -205,6 +219,9 @@ class Clip:
 
     w_max: float = math.inf
 
+    def __post_init__(self):
+        checks.positive("w_max", self.w_max)
+
     @torch.no_grad()
     def __call__(self, parameters) -> None:
         if math.isfinite(self.w_max):
@@ -217,12 +234,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class EMA:
-    """w_bar <- tau w_bar + (1 - tau) w after every step, from the initial weights on. Buffers are
-    the model's.
+    """w_bar <- tau w_bar + (1 - tau) w after every step, from the initial weights on.
+
+    Statistics of batch norm are the model's, as released; ``calibrate`` estimates them anew.
     """
 
     tau: float = 0.9975
+    calibrate: bool = False
     every = "step"
+
+    def __post_init__(self):
+        checks.share("tau", self.tau)
 
     def __call__(
         self, average: Weights, w: dict[str, Tensor], count: int, t: float
@@ -238,6 +260,10 @@ class SWA:
 
     after: float = 0.4
     every = "epoch"
+    calibrate = True
+
+    def __post_init__(self):
+        checks.share("after", self.after, whole=False)
 
     def __call__(
         self, average: Weights, w: dict[str, Tensor], count: int, t: float

@@ -24,4 +24,9 @@ class Streams(dict):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():
+            if len(value) != len(self[name].get_state()):
+                raise ValueError(
+                    f"the stream {name!r} was begun on another kind of device than "
+                    f"{self[name].device}: go on where it was begun"
+                )
             self[name].set_state(value.cpu())

@@ -45,7 +45,7 @@ THROUGH = {
     "training_radii": (("radii", "test"),),  # Fig. 12
 }  # fmt: skip
 NAMES = (*FIXED, *THROUGH)
-_WHICH = re.compile(r"last|early_stopped|epoch-\d{3,}|scaled-\d+(\.\d+)?")
+_WHICH = re.compile(r"last|early_stopped|epoch-\d{3,}|scaled-(?!0+(\.0+)?$)\d+(\.\d+)?")
 
 
 def triples(suite, method: Method, profile: Profile) -> tuple[Triple, ...]:
@@ -85,8 +85,14 @@ def check_which(which) -> None:
     if not isinstance(which, str) or not _WHICH.fullmatch(which):
         raise ValueError(
             f"which={which!r}: choose 'last', 'early_stopped', 'epoch-NNN' (a kept snapshot, three "
-            "digits) or 'scaled-S' (convolutions times S, such as 'scaled-0.5')"
+            "digits) or 'scaled-S' (convolutions times S above 0, such as 'scaled-0.5')"
         )
+
+
+def factor(which: str | int) -> float | None:
+    """S of "scaled-S"."""
+    scaled = isinstance(which, str) and which.startswith("scaled-")
+    return float(which.removeprefix("scaled-")) if scaled else None
 
 
 def rows(table: pd.DataFrame, wanted) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from . import checkpoints, clock, profiles
 from .attacks import PGD
-from .data import PSEUDO_LABELLED, Dataset, Split, labelled_pool, pool_file
+from .data import PSEUDO_LABELLED, Dataset, Split, floats, labelled_pool, pool_file
 from .evaluate import evaluate
 from .kernels import fast, freeze
 from .losses import cross_entropy
-from .methods import AT, Batch, Method
+from .methods import Batch, Method
 from .paths import DATASETS
 from .profiles import Profile
 from .progress import bar
-from .steps import SWA
 from .streams import Streams
 from .weights import add, layers, mode, no_statistics
 
@@ -72,22 +71,40 @@ class Training:
 
     def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
         self.method, self.profile = profiles.adapt(method, profile), profile
-        self.device = torch.device(device)
+        self.device, self.seed = torch.device(device), seed
+        self.origin = profiles.origin(method, profile, seed, self.device)
         self.random = Streams(seed, device)
-        self.data = profile.load().to(device)
-        self.net = profiles.network(method, profile, self.data).to(device)
+        self.images = profile.load().to(device)
+        self.teacher = profiles.teacher(method, profile)
+        if self.teacher is not None and not len(self.images.pool):
+            raise ValueError(
+                f"profile={profile.name!r} trains on all images: no unlabelled ones are left for "
+                f"the pool. Put the pseudo-labelled images of Carmon et al. into {DATASETS}, as "
+                f"{PSEUDO_LABELLED[0]}"
+            )
+        self.net = profiles.network(method, profile, self.images).to(device)
         profiles.initialise(self.net, self.random["weights"])
         self.parameters = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = self.method.optimiser.build(self.parameters, self.random["walk"])
         self.average = self.named() if self.method.average else {}
         self.averaged = 0
         self.epoch = 0
-        self.epochs = max(
-            1, round(self.method.epochs * profile.epochs / self.method.optimiser.calls)
-        )
+        self.epochs = profiles.epochs(method, profile)
         self.history: list[dict] = []
-        if self.method.data.unlabelled:
-            self.data = replace(self.data, pool=pseudo_labelled(self.data, profile, seed, device))
+
+    @cached_property
+    def data(self) -> Dataset:
+        """What is trained on: a pool gets its labels on first use, or before that by ``label``."""
+        return self._labelled()
+
+    def label(self, folder: Path | None = None, until: float | None = None) -> None:
+        """Label the pool if the method trains on one, its teacher trained in ``folder``."""
+        self.data = self._labelled(folder, until)
+
+    def _labelled(self, folder: Path | None = None, until: float | None = None) -> Dataset:
+        if not self.method.data.unlabelled:
+            return self.images
+        return replace(self.images, pool=pseudo_labelled(self, folder, until))
 
     def named(self) -> dict[str, Tensor]:
         return {k: p.detach().clone() for k, p in self.net.named_parameters()}
@@ -104,12 +121,8 @@ class Training:
                 lr = self._step(batches, t, curves)
         self.epoch += 1
         self._average("epoch")
-        row = {
-            "epoch": self.epoch - 1,
-            "progress": self.epoch / self.epochs,
-            "lr": lr,
-            **curves.means(),
-        }
+        row = {"epoch": self.epoch - 1, "progress": self.epoch / self.epochs, "lr": lr}
+        row |= curves.means()
         if self.epoch % self.profile.log_every == 0 or self.epoch == self.epochs:
             row |= self._test_curves()
         self.history.append(row | {"seconds": time.perf_counter() - started})
@@ -160,47 +173,37 @@ class Training:
         """The network as it is evaluated now: without auxiliary head, with averaged weights if
         there are any.
 
-        Batch norm's statistics are the current ones for EMA (as released) and estimated anew by one
-        clean pass over the training images for SWA.
+        Batch norm's statistics are the current ones, or where the average says ``calibrate``
+        estimated anew by one clean pass over the training images.
         """
         net = deepcopy(self.net)
         if self.average:
             net.load_state_dict(self.average, strict=False)
-        if isinstance(self.method.average, SWA) and self.averaged:
-            _estimate_statistics(net, self.data.train.x, self.method.data.size)
+        if self.averaged and self.method.average.calibrate:
+            _estimate_statistics(net, self.images.train.x, self.method.data.size)
         return profiles.evaluated(net).eval()
 
     def _test_curves(self) -> dict[str, float]:
         """RLoss and RErr under PGD-7, one start, on the first test images."""
         attack = PGD(eps=self.profile.eps)
-        x, y = self.data.test.first(self.profile.log_images)
+        x, y = self.images.test.first(self.profile.log_images)
         report = evaluate(self.model(), x, y, attack, self.random["log"], batch=256, doubts=False)
-        split = {f"test_rloss_{k}": v for k, v in report.split().items()}
-        return {
-            "test_rloss": report.RLoss,
-            "test_rerr": report.RErr,
-            "test_err": report.Err,
-            **split,
-        }
+        found = {"test_rloss": report.RLoss, "test_rerr": report.RErr, "test_err": report.Err}
+        return found | {f"test_rloss_{k}": v for k, v in report.split().items()}
 
     def save(self, path: Path) -> None:
         """Everything needed to go on, in one file written at once."""
-        tensors = {f"net/{k}": v for k, v in self.net.state_dict().items()}
-        tensors |= {f"average/{k}": v for k, v in self.average.items()}
-        tensors |= {
-            f"optimiser/{k}": v for k, v in checkpoints.flatten_optimiser(self.optimiser).items()
-        }
-        tensors |= {f"random/{k}": v for k, v in self.random.state().items()}
+        parts = {"net": self.net.state_dict(), "average": self.average}
+        parts |= {"optimiser": checkpoints.flatten_optimiser(self.optimiser)}
+        parts |= {"random": self.random.state()}
         about = {"epoch": self.epoch, "averaged": self.averaged, "history": self.history}
-        checkpoints.save(path, tensors, about)
+        checkpoints.save_parts(path, parts, about | {"origin": self.origin})
 
     def resume(self, path: Path) -> None:
-        """Go on from a file written by ``save``."""
-        tensors, about = checkpoints.load(path, self.data.train.x.device)
-        parts: dict[str, dict] = {"net": {}, "average": {}, "optimiser": {}, "random": {}}
-        for name, value in tensors.items():
-            part, key = name.split("/", 1)
-            parts[part][key] = value
+        """Go on from a file written by ``save``; that of another training is refused."""
+        names = ("net", "average", "optimiser", "random")
+        parts, about = checkpoints.load_parts(path, names, self.device)
+        checkpoints.same_origin(path, about.get("origin"), self.origin)
         self.net.load_state_dict(parts["net"])
         self.average = parts["average"]
         checkpoints.restore_optimiser(self.optimiser, parts["optimiser"])
@@ -243,22 +246,17 @@ def _estimate_statistics(net: nn.Module, x: Tensor, size: int) -> None:
 
 
 @torch.no_grad()
-def pseudo_labelled(data: Dataset, profile: Profile, seed: int, device="cpu") -> Split:
+def pseudo_labelled(training: Training, folder: Path | None, until: float | None) -> Split:
     """The pool with the labels a cleanly trained model of the same seed gives it; true labels are
     not looked at. The file of pseudo-labelled images brings its own labels (``data.pool_file``).
     """
-    file = pool_file(profile.dataset, profile.train)
-    if file is not None:
-        return labelled_pool(file).to(device)
-    if not len(data.pool):
-        raise ValueError(
-            f"profile={profile.name!r} trains on all images: no unlabelled ones are left for the "
-            f"pool. Put the pseudo-labelled images of Carmon et al. into {DATASETS}, as "
-            f"{PSEUDO_LABELLED[0]}"
-        )
+    profile, device, x = training.profile, training.device, training.images.pool.x
+    if training.teacher is None:
+        return labelled_pool(pool_file(profile.dataset, profile.train)).to(device)
+    few = replace(profile, snapshot_every=profile.epochs)  # of its models only the last is used
     with torch.enable_grad():
-        teacher, _ = fit(replace(AT, attack=None), profile, seed, device=device)
-    return Split(data.pool.x, torch.cat([teacher(x).argmax(1) for x in data.pool.x.split(256)]))
+        teacher, _ = fit(training.teacher, few, training.seed, folder, device, until=until)
+    return Split(x, torch.cat([teacher(floats(part)).argmax(1) for part in x.split(256)]))
 
 
 def fit(
@@ -269,13 +267,17 @@ def fit(
 
     With a ``folder`` the state is saved after every epoch (``state.safetensors``) and a further
     call goes on from there, bit-identical to a run that was never interrupted on the same machine
-    with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``.
-    Raises ``TimeIsUp`` before the first epoch that would begin after ``until`` (``time.time()``).
+    with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``,
+    and a teacher of pseudo-labels has its own folder ``teacher`` there. A folder of another
+    training is refused. Raises ``TimeIsUp`` before the first epoch, the teacher's too, that would
+    begin after ``until`` (``time.time()``).
     """
     training = Training(method, profiles.get(profile), seed, device)
     state = folder and Path(folder) / "state.safetensors"
     if state and state.exists():
         training.resume(state)
+    if training.epoch < training.epochs:
+        training.label(folder and Path(folder) / "teacher", until)
     epochs = bar(total=training.epochs, initial=training.epoch, unit="epoch", show=progress)
     with epochs:
         while training.epoch < training.epochs:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 Weights = dict[str, Tensor]
 
-_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+UNITS = ("layer", "filter")  # what is normalised as one
 _TINY = 1e-12  # keeps 0/0 out of directions: conv biases before batch norm start at exactly zero
 
 
@@ -23,16 +24,18 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
 
     Chosen by module type, not by name: every trainable tensor but those of normalisation modules
     and of modules marked ``auxiliary = True``. ``biases=False`` keeps tensors of two or more
-    dimensions only (AWP, Hessian). For the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21
-    without biases.
+    dimensions only (AWP, Hessian). A tensor that goes by several names is listed by its first. For
+    the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21 without biases.
     """
-    found = {}
+    found, seen = {}, set()
     for prefix, module in branches(model):
         if isinstance(module, _NORMS):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and (biases or parameter.ndim > 1):
+            wanted = parameter.requires_grad and (biases or parameter.ndim > 1)
+            if wanted and id(parameter) not in seen:
                 found[f"{prefix}.{name}" if prefix else name] = parameter
+                seen.add(id(parameter))
     return found
 
 
@@ -76,7 +79,7 @@ def norms(w: Weights, per: str = "layer") -> Weights:
     ``per="filter"`` takes one norm per output filter of tensors with four dimensions and treats all
     others as one unit (Li et al. 2018 as used in Stutz et al. 2021, App. E).
     """
-    if per not in ("layer", "filter"):
+    if per not in UNITS:
         raise ValueError(f"per={per!r}: choose 'layer' or 'filter'")
     if per == "layer":
         return dict(zip(w, torch._foreach_norm(list(w.values()))))
@@ -139,7 +142,7 @@ def mode(model: nn.Module, training: bool):
 def no_statistics(model: nn.Module):
     """Run the block without lasting effect on batch norm's running statistics and counters."""
     buffers = [
-        b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)
+        b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)
     ]
     before = [b.clone() for b in buffers]
     try:

@@ -132,7 +132,7 @@ rows = {
 }
 effect = pd.DataFrame(rows).T
 at = measures.iloc[0]
-about = f"Measured at profile {profile}, seeds {', '.join(map(str, seeds))}"
+about = f"Measured at profile {profile}, seed {', '.join(map(str, seeds))}"
 print(f"{about}, on {at['n']} test images")
 effect.round(3)
 

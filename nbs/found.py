@@ -19,7 +19,8 @@
 # One question runs through Stutz et al.: do networks that withstand attacks on
 # images they have not seen lie in flatter minima? This page says in plain words
 # where our measurements agree with the paper, where they do not, and what that
-# may mean. Numbers and verdicts in it are computed when the page is built.
+# may mean. Numbers and verdicts in it are computed when the page is built; what
+# they may mean is our reading of the default profile.
 #
 # **Cost.** With `source = "committed"` under a minute; live as the
 # [ledger](ledger.ipynb), from which this page draws.
@@ -151,10 +152,10 @@ quiet = at["rerr_test_pgd"] < 1.02 * at["rerr_early_stop_pgd"]
 Markdown(f"""
 That test RLoss of adversarial training rises again: {here['at-curve-rises']}.
 Robust error (RErr) is {at['rerr_early_stop_pgd']:.1%} at the early-stopped
-epoch and {at['rerr_test_pgd']:.1%} at the end: it overfits
-{'hardly' if quiet else 'as well'}. Early stopping, in the paper and here, looks
-at RErr; where RErr does not overfit it has nothing to find, and what the paper
-says of it cannot hold. The lowest RLoss comes at
+epoch and {at['rerr_test_pgd']:.1%} at the end: it
+{'hardly overfits' if quiet else 'overfits as well'}. Early stopping, in the
+paper and here, looks at RErr; where RErr does not overfit it has nothing to
+find, and what the paper says of it cannot hold. The lowest RLoss comes at
 {lowest['progress'].mean():.0%} of the training; that this is right after the
 first fall of the learning rate: {here['overfits-after-drop']}. RLoss of
 misclassified images rises further: {here['incorrect-rise-more']}. But at a
@@ -175,7 +176,7 @@ tables.Ledger(found.set_index("id").loc[others].reset_index(), pages)
 
 # %% tags=["hide-input"]
 worst, average = value.loc["worst-case-related"], value.loc["pearson"]
-order = "less" if worst[profile] < average[profile] else "no less"
+order = "less" if worst[profile] < average[profile] else "more"
 order = order if worst[profile] == worst[profile] else "nothing yet"
 Markdown(f"""
 In the paper worst-case flatness says less about RLoss than average-case
@@ -209,13 +210,13 @@ both sides get the same verdict. Of those that the paper shows in figures only,
 """)
 
 # %% [markdown]
-# At the default profile three differences of the setting lie behind most of
-# this list. *RErr hardly overfits*, as said above. *Images are digits*:
-# self-supervision asks by how many quarters an image was turned, an odd
-# question where a turned 6 is a 9, and most augmentations are left out.
-# *Training is short of images*: with a few hundred of them RLoss is lowest
-# after an eighth of the training, long before the learning rate falls, and
-# nearly all methods fit what they see.
+# At the default profile three differences of the setting may lie behind much of
+# this list; this has not been tested. *RErr hardly overfits*, as said above.
+# *Images are digits*: self-supervision asks by how many quarters an image was
+# turned, an odd question where a turned 6 is a 9, and most augmentations are
+# left out. *Training is short of images*: with 200 of them RLoss is lowest
+# after about an eighth of the training, long before the learning rate falls,
+# and nearly all methods fit what they see.
 
 # %% [markdown]
 # ## In the printed numbers themselves
@@ -238,8 +239,8 @@ Markdown(f"""
 On the paper's own tables {(verdict['printed'] == 'holds').sum()} claims hold
 and {(verdict['printed'] == 'fails').sum()} fails ({fail}): with one or two
 cycles of a cyclic learning rate, the last network is as good as the
-early-stopped one. Two sweeps that Fig. 19 leaves out run against the trend:
-over learning rates Pearson of RLoss and flatness is
+early-stopped one. Two sweeps that the paper does not count run against the
+trend: over learning rates Pearson of RLoss and flatness is
 {against['learning rate']:.2f}, over batch sizes {against['batch size']:.2f}.
 And among the eight networks of RobustBench the order is reversed, too (Spearman
 {both:.2f}). The relation holds over many methods; it is not a law for any few.
@@ -251,4 +252,4 @@ And among the eight networks of RobustBench the order is reversed, too (Spearman
 # The intervals above are over methods. Where each method has one network, the
 # noise of training is not in them, and differences between two methods of a few
 # percent mean nothing. What would tell more: the same methods on CIFAR-10
-# (`profile = "cifar10-small"`, which wants a GPU), and several seeds for each.
+# (`profile = "cifar10-small"`, which wants a GPU), and more seeds for each.

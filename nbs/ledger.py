@@ -23,10 +23,11 @@
 # applied to the printed tables and to what was measured here; no verdict is
 # written by hand, and "fails" is a result like "holds".
 #
-# *Not printed* means that the paper shows it in a figure only. *Not yet
-# measured* means that what the rule needs is not there: with
+# *Not printed* means that the paper shows it in a figure only. *Open* means
+# that what the rule needs was not measured, or of too few networks: with
 # `source = "committed"` everything stored is used, live only what every method
-# is measured with.
+# is measured with. A page of a figure decides a claim on the networks it shows,
+# this ledger on all that are there; the two can differ.
 #
 # **Cost.** With `source = "committed"` under a minute. Live, the networks of
 # `methods` are trained and measured, if they are not there yet.
@@ -133,10 +134,11 @@ both = verdict[verdict[profile].isin(kinds)]
 same = (both["printed"] == both[profile]).sum()
 stated = both["printed"].isin(kinds).sum()
 Markdown(f"""
-Of {len(verdict)} claims, {total.loc['holds', 'printed']:.0f} hold and
-{total.loc['fails', 'printed']:.0f} fail on the printed numbers; the others are
-shown in figures only. At profile `{profile}`, {len(both)} can be decided:
+On the printed numbers, {total.loc['holds', 'printed']:.0f} of {len(verdict)}
+claims hold and {total.loc['fails', 'printed']:.0f} do not; the others are shown
+in figures only. At profile `{profile}`, {len(both)} can be decided:
 {total.loc['holds', profile]:.0f} hold and {total.loc['fails', profile]:.0f}
 fail. Of the {stated} decided on both sides, {same} get the same verdict. What
-the differences may mean is the subject of [the next page](found.ipynb).
+the differences may mean is the subject of the page
+[What we found](found.ipynb).
 """)

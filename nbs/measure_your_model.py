@@ -73,7 +73,7 @@ folder = paths.ROOT / "_build" / "figures" / profile
 # |---|---|---|
 # | `x`, `y` | test images `(N, C, H, W)` in [0, 1], integer labels `(N,)` | 1000 images; 128 for a first look |
 # | `eps` | the largest change of a pixel | `8/255` for CIFAR-10 |
-# | `model` | a `torch.nn.Module` on the device of `x` | `torchvision.models.resnet18(num_classes=10)` with your weights |
+# | `model` | a `torch.nn.Module` on the device of `x` | `flatlib.vision.models.resnet18(num_classes=10)`, torchvision's, with your weights |
 #
 # As an example: the digits of scikit-learn, with the split and ε of the
 # profile.
@@ -193,7 +193,7 @@ others = published.table1()[["label", "family"]]
 others = others.join(runs.wide(measures).groupby("method")[[X, Y]].mean())
 Markdown(plots.caption(measures))
 
-# %% mystnb={"figure": {"caption": "Your model among the methods of Table 1 (means over seeds): RLoss on test images against average-case flatness.", "name": "yours-fig01"}} tags=["hide-input", "nbval-ignore-output"]
+# %% mystnb={"figure": {"caption": "Your model among the methods of Table 1 (means over seeds where there are several): RLoss on test images against average-case flatness.", "name": "yours-fig01"}} tags=["hide-input", "nbval-ignore-output"]
 everything = others.copy()
 everything.loc["yours"] = ["your model", "yours", flat.value, report.RLoss]
 fig, axes = plots.panels(height=4.6, legend=0.6)
@@ -224,7 +224,7 @@ Measured on n = {len(x)} test images, seed {seed}, profile `{profile}`.
 bad = {
     "pixels from 0 to 255": (model, 255 * x, y),
     "normalised images": (model, (x - x.mean()) / x.std(), y),
-    "a channel too little": (model, x[:, 0], y),
+    "a missing channel": (model, x[:, 0], y),
     "labels as one-hot vectors": (model, x, F.one_hot(y, 10)),
     "logits of the wrong shape": (model[:-4], x, y),
 }

@@ -81,7 +81,7 @@ Markdown(f"Trained: {names[baseline]} and {names[better]}, seed {seed}.")
 # The training curves show *robust overfitting*: RLoss on training images
 # (dotted) keeps falling, RLoss on test images (solid) soon rises again.
 
-# %% mystnb={"figure": {"caption": "RLoss under PGD-7 during training, on test (solid) and training images (dotted), one seed.", "name": "quickstart-curves"}} tags=["hide-input", "nbval-ignore-output"]
+# %% mystnb={"figure": {"caption": "RLoss under PGD-7 during training, on test (solid) and training images (dotted): profile digits unless set otherwise, seed 0, 200 test images.", "name": "quickstart-curves"}} tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
 for name, run in trained.items():
     curves.training(run.history(), "rloss", axes[0, 0], label=names[name],
@@ -207,10 +207,11 @@ On {len(x)} test images, seed {seed}, profile `{profile}`, PGD-{strong.steps} ×
 against {first['RLoss']:.2f} and an average-case flatness of
 **{flat[better].value:.2f}** against {flat[baseline].value:.2f} for
 {names[baseline]}; RErr is {second['RErr']:.0%} against {first['RErr']:.0%}.
+The figures of the paper use more images, hence other values.
 """)
 
 # %% [markdown]
 # Two networks prove nothing: the one that is flatter here could be more robust
-# by chance. {doc}`Fig. 1 <stutz2021/fig01_flatness>` repeats this for 19
-# methods and three seeds each. To put a network of your own in the place of
+# by chance. {doc}`Fig. 1 <stutz2021/fig01_flatness>` repeats this for all
+# methods. To put a network of your own in the place of
 # these two, go on with {doc}`measure_your_model`.

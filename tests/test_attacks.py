@@ -263,6 +263,19 @@ def test_tau_keeps_the_first_improving_misclassified_iterates_naively(robust, xy
     assert 0 < flipped < len(xy.y)  # some never flip, and stay clean
 
 
+def test_tau_may_keep_the_last_iterate_of_what_never_flips(robust, xy):
+    f = Recorder(robust, xy.y)
+    clean = PGD(eps=0.12, steps=7, tau=0)(robust, *xy, seeded())
+    last = PGD(eps=0.12, steps=7, tau=0, keep="last")(f, *xy, seeded())
+    end, value, _ = f.calls[-1]
+    never = ~torch.stack([wrong for *_, wrong in f.calls]).any(0)
+    assert never.any() and torch.equal(last[~never], clean[~never])
+    assert torch.equal(last[never], end[never]) and torch.equal(clean[never], xy.x[never])
+    attack = PGD(eps=0.12, steps=7, tau=0, keep="last")
+    ((_, losses),) = attack.starts(robust, *xy, seeded())
+    torch.testing.assert_close(losses[never], value[never])
+
+
 def test_a_patient_tau_is_plain_pgd_on_what_flips(robust, xy):
     patient = PGD(eps=0.12, steps=7, tau=100)(robust, *xy, seeded())
     plain = PGD(eps=0.12, steps=7)(robust, *xy, seeded())
@@ -275,7 +288,7 @@ def test_a_patient_tau_is_plain_pgd_on_what_flips(robust, xy):
     [
         {"eps": -0.1}, {"eps": float("nan")}, {"eps": float("inf")}, {"eps": "8/255"}, {"lr": -1.0},
         {"lr": float("nan")}, {"steps": -1}, {"steps": 2.5}, {"restarts": 0}, {"norm": "l1"},
-        {"start": "random"}, {"maximise": "dlr"}, {"keep": "first"},
+        {"start": "random"}, {"maximise": "dlr"}, {"keep": "first"}, {"tau": -1}, {"tau": 0.5},
     ],
     ids=str,
 )  # fmt: skip
@@ -311,6 +324,21 @@ class TestPerTask:
         x_adv = PerTask(replace(attack, steps=0), clean=0.3)(net, *many, seeded())
         untouched = (x_adv == many[0]).flatten(1).all(1).double().mean().item()
         assert abs(untouched - 0.3) < 5 * (0.21 / 1200) ** 0.5
+
+    def test_restarts_are_those_of_each_task(self, both):
+        net, x, y = both
+        attack = PGD(eps=EPS, steps=2, restarts=3)
+        got = PerTask(attack, clean=0.0)(net, x, y, seeded())
+        g = seeded()
+        torch.rand(len(x), generator=g)  # which images stay clean
+        want = attack(lambda p: own_task(net(p), y.repeat(len(p) // len(y))), x, y, g)
+        torch.testing.assert_close(got, want)
+        PerTask(attack)(net, x, y, seeded())  # some images of both tasks
+
+    @pytest.mark.parametrize("clean", [-0.1, 1.1, float("nan")])
+    def test_a_bad_share_is_named(self, clean):
+        with pytest.raises(ValueError, match=f"clean={clean!r}"):
+            PerTask(clean=clean, attack=PGD())
 
     def test_the_loss_rises_on_both_tasks(self, both):
         net, x, y = both
@@ -392,9 +420,29 @@ class TestAutoAttack:
             sys.settrace(before)
 
     @pytest.mark.parametrize(
-        "settings", [{"eps": -1}, {"norm": "l1"}, {"attacks": ("pgd",)}, {"attacks": ()}], ids=str
-    )
+        "settings",
+        [{"eps": -1}, {"norm": "l1"}, {"attacks": ("pgd",)}, {"attacks": ()}, {"iterations": 0},
+         {"targets": 0}, {"batch": 0}, {"batch": 2.5}],
+        ids=str,
+    )  # fmt: skip
     def test_bad_parameters_are_named_with_their_value(self, settings):
         ((name, value),) = settings.items()
         with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}")):
             AutoAttack(**settings)
+
+    @pytest.mark.parametrize("attacks, targets, classes, least", [
+        (("apgd-ce", "apgd-t"), 3, 3, 4), (("square", "fab-t"), 9, 9, 10),
+        (("apgd-dlr",), 1, 2, 3), (("apgd-t",), 1, 3, 4),
+    ])  # fmt: skip
+    def test_too_few_classes_are_refused_before_any_attack(self, attacks, targets, classes, least):
+        """Instead of an IndexError in the midst of the ensemble."""
+        asked = []
+
+        def f(x):
+            asked.append(len(x))
+            return torch.zeros(len(x), classes)
+
+        attack = AutoAttack(attacks=attacks, targets=targets)
+        with pytest.raises(ValueError, match=f"{attacks[-1]} needs {least} classes.*has {classes}"):
+            attack(f, torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long))
+        assert asked == [2]

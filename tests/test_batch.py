@@ -3,15 +3,20 @@
 import os
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
+from filelock import FileLock
 
 from flatlib import (
     CATALOGUE,
     batch,
     campaign,
     costs,
+    data,
     measures,
     paths,
     profiles,
@@ -61,13 +66,30 @@ def test_the_command_trains_measures_resumes_and_reports(tmp_path, fresh_runs, m
     (("--methods", "att"), "no method 'att': did you mean"),
     (("--methods", "at", "--seeds", "-1"), "seeds=[-1]"),
     (("--profile", "digit"), "profile='digit'"),
+    (("--workers", "0"), "workers=0"),
+    (("--device", "cuda", "--profile", "smoke"), "device='cuda': PyTorch finds no GPU"),
+    (("--profile", "cifar10-smoke"), "no CIFAR-10 in"),
+    (("--methods", "Wong2020Fast", "--seeds", "1", "--profile", "cifar10"), "no CIFAR-10 in"),
 ])  # fmt: skip
-def test_the_command_refuses_in_one_line(capsys, fresh_runs, arguments, said):
+def test_the_command_refuses_in_one_line(capsys, fresh_runs, monkeypatch, tmp_path, arguments,
+                                         said):  # fmt: skip
+    monkeypatch.setattr(data, "DATASETS", tmp_path / "nowhere")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as end:
         batch.main(list(arguments))
     text = capsys.readouterr().err
-    assert end.value.code == 1 and said in text and "Traceback" not in text
-    assert not fresh_runs.exists()
+    assert end.value.code == 1 and said in text and len(text.splitlines()) == 1
+    assert not list(fresh_runs.rglob("*"))
+
+
+@pytest.mark.parametrize("error", [KeyError("slip"), ValueError("slip"), RuntimeError("slip")])
+def test_a_slip_in_the_program_is_no_refusal(fresh_runs, monkeypatch, error):
+    def slip(*arguments):
+        raise error
+
+    monkeypatch.setattr(costs, "estimate", slip)
+    with pytest.raises(type(error), match="slip"):
+        batch.main(["--methods", "at", "--profile", "smoke", "--workers", "1"])
 
 
 def break_one(monkeypatch, name):
@@ -159,6 +181,32 @@ def test_rows_that_are_measured_again_replace_the_old_ones(stored, monkeypatch):
     assert len(value) == 12
 
 
+def test_campaigns_in_two_folders_of_runs_commit_one_after_the_other(stored, tmp_path, monkeypatch):
+    """The lock lies beside the tables: what a folder of runs says about itself is not enough."""
+    committed("at")
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "elsewhere")
+    chosen = runs.select("mish", "smoke")
+    campaign.carry_out(chosen, FAST)
+    second = threading.Thread(target=results.commit, args=(chosen, FAST))
+    with FileLock(stored / ".lock"):
+        second.start()
+        second.join(timeout=0.3)
+        assert second.is_alive() and set(pd.read_csv(stored / "measures.csv").method) == {"at"}
+    second.join(timeout=60)
+    assert set(pd.read_csv(stored / "measures.csv").method) == {"at", "mish"}
+
+
+def test_only_what_a_later_commit_knows_again_is_committed(stored):
+    own = runs.select(replace(CATALOGUE["at"], attack_mode="train"), "smoke")
+    other = [replace(own[0], name="at")]
+    for chosen in (own, other):
+        with pytest.raises(ValueError, match="no method of the catalogue"):
+            results.commit(chosen, FAST)
+    with pytest.raises(ValueError, match="nothing to commit"):
+        results.commit([])
+    assert not stored.exists()
+
+
 def test_rows_of_other_definitions_are_dropped(stored):
     committed(["at", "mish", "silu"])
     table = pd.read_csv(stored / "measures.csv", dtype={"protocol": str, "key": str})
@@ -217,6 +265,9 @@ def test_all_means_the_whole_catalogue():
 def test_the_estimate_counts_what_is_to_be_done():
     at, more = runs.select(["at", "pgd14"], "smoke")
     assert costs.training(more.method, more.profile) > 1.4 * costs.training(at.method, at.profile)
+    (taught,) = runs.select("unlabeled", "smoke")
+    teacher, own = (costs.training(m, at.profile) for m in (profiles.TEACHER, at.method))
+    assert costs.training(taught.method, at.profile) == teacher + own
     one = costs.estimate([at], FAST, 1)
     assert one.runs == 1 and 0 < one.seconds < 600
     assert "1 run" in one.describe() and "2 worker" in costs.Estimate(100, 3, 2).describe()

@@ -1,6 +1,7 @@
 """Campaigns that are disturbed: a killed worker, two at once, a full disk, an unwritable folder."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -84,7 +85,9 @@ def test_campaigns_on_one_folder_share_the_work(fresh_runs):
 
 
 def test_a_time_budget_stops_between_steps_and_a_later_call_goes_on(fresh_runs, monkeypatch):
-    """A clock that moves a minute at every look: two epochs, then one measure, then the rest."""
+    """A clock that moves a minute at every look, also at those for a lock: two epochs, then the
+    others, then the measure.
+    """
     now = [0.0]
 
     def tick():
@@ -93,13 +96,52 @@ def test_a_time_budget_stops_between_steps_and_a_later_call_goes_on(fresh_runs, 
 
     (run,) = chosen = runs.select("at", "smoke")
     monkeypatch.setattr(clock.time, "time", tick)
-    campaign.carry_out(chosen, FAST, minutes=3)  # the budget is counted from the first look
+    campaign.carry_out(chosen, FAST, minutes=4)  # the budget is counted from the first look
     assert not run.done and len(epochs_saved(run)) == 2
-    campaign.carry_out(chosen, FAST, minutes=4)
+    campaign.carry_out(chosen, FAST, minutes=6)
     assert run.done and run.missing(FAST)
-    campaign.carry_out(chosen, FAST, minutes=2)
+    campaign.carry_out(chosen, FAST, minutes=3)
     assert not run.missing(FAST)
     monkeypatch.undo()
+
+
+def test_a_budget_bounds_the_wait_for_another_process(fresh_runs, capsys):
+    (run,) = chosen = runs.select("at", "smoke")
+    with run.lock():
+        campaign.carry_out(chosen, FAST, minutes=0.001)
+        with pytest.raises(clock.TimeIsUp):
+            run.measure(FAST, time.time())
+    assert "1 of 1 runs are left" in capsys.readouterr().err and not run.done
+
+
+def test_one_damaged_table_fails_one_run(fresh_runs, tmp_path, monkeypatch, capsys):
+    """The others are trained, measured and committed; what is left out is named."""
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    chosen = runs.select(["at", "mish"], "smoke")
+    bad = chosen[0].folder
+    bad.mkdir(parents=True)
+    (bad / "done").touch()
+    (bad / "measures.csv").write_text("asked,which,split,proto")
+    arguments = ["--methods", "at", "mish", "--profile", "smoke", "--workers", "1"]
+    with pytest.raises(SystemExit) as end:
+        batch.main([*arguments, "--suite", "hessian", "--commit"])
+    said = capsys.readouterr()
+    assert end.value.code == 1 and "1 of 2 runs failed" in said.err
+    assert "at, seed 0: Damaged" in said.err and "mish" not in said.err
+    assert "has 1 measurement of 1 run; damaged and left out: at of seed 0" in said.out
+    assert (bad / "measures.csv").read_text() == "asked,which,split,proto"
+
+
+def test_local_workers_keep_large_buffers_and_errors_are_heard(monkeypatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1048576")  # the user's own comes first
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    with campaign._client(1, None) as client:
+        there = [client.submit(os.getenv, name).result() for name in campaign.MALLOC]
+        assert there == ["1048576", "134217728"]
+        assert logger.level == before
+    assert logger.level == before
 
 
 def test_a_budget_is_told_and_is_no_failure(fresh_runs, capsys):

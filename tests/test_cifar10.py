@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from flatlib import CATALOGUE, data, measures, paths, runs, suites
-from flatlib.attacks import AutoAttack
+from flatlib.autoattack import AutoAttack
 from flatlib.profiles import Profile, Protocol
 from flatlib.train import Training
 
@@ -104,7 +104,7 @@ def test_augmentations_change_real_images(there):
 def test_a_file_of_pseudo_labels_is_the_pool_where_all_images_are_trained_on(
     there, images, monkeypatch
 ):
-    x = (TINY.load().pool.x * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    x = TINY.load().pool.x.permute(0, 2, 3, 1).numpy()
     file = images / data.PSEUDO_LABELLED[1]
     file.write_bytes(pickle.dumps({"data": x, "extrapolated_targets": np.arange(len(x)) % 10}))
     monkeypatch.setattr(data, "CIFAR10_TRAIN", TINY.train)

@@ -1,6 +1,7 @@
 """The ledger: well formed, true to the printed tables, and each of its claims can fail."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -155,8 +156,8 @@ def test_every_claim_can_fail(monkeypatch):
 
 
 def test_every_claim_stays_open_without_its_table():
-    assert set(found({}).values()) == {"not yet measured"}
-    assert set(found({"wide": WIDE.head(0)}).values()) == {"not yet measured"}
+    assert set(found({}).values()) == {"open"}
+    assert set(found({"wide": WIDE.head(0)}).values()) == {"open"}
 
 
 # ---- the ledger itself ---------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_verdicts_on_the_printed_tables():
 
 def test_missing_method_leaves_only_its_claims_open():
     verdict = found(WIDE.drop(index="noise0.3"))
-    assert verdict["label-noise-rerr"] == "not yet measured" and verdict["pearson"] == "holds"
+    assert verdict["label-noise-rerr"] == "open" and verdict["pearson"] == "holds"
 
 
 def test_seeds_are_averaged_and_give_a_range():
@@ -218,13 +219,13 @@ def test_seeds_are_averaged_and_give_a_range():
 def test_few_methods_are_not_enough():
     df = claims.verdicts({"few": WIDE.head(5)})
     across = df[df["topic"] == "Flatness across methods"]
-    assert set(across["verdict"]) == {"not yet measured"}
+    assert set(across["verdict"]) == {"open"}
     assert across["value"].isna().all() and (across["shown"] == "").all()
 
 
 def test_constant_column_stays_open_or_fails_but_does_not_crash():
     verdict = found(WIDE.assign(avg_flatness_rloss=1.0))
-    assert verdict["pearson"] == "not yet measured" and verdict["variants-flatter"] == "fails"
+    assert verdict["pearson"] == "open" and verdict["variants-flatter"] == "fails"
 
 
 def test_kink_is_the_loss_of_guessing():
@@ -243,7 +244,7 @@ def test_a_table_names_the_claims_it_shows():
     shown = claims.table({"published": WIDE, "b": WIDE[["label"]], "c": PRINTED}, ids)
     assert list(shown.columns) == ["published", "b", "c"] and len(shown) == 3
     assert shown["published"].iloc[0].startswith("holds: 0.86 [")
-    assert shown["published"].iloc[2] == "not printed" and shown["b"].iloc[0] == "not yet measured"
+    assert shown["published"].iloc[2] == "not printed" and shown["b"].iloc[0] == "open"
     assert shown["c"].iloc[2].startswith("holds: ")
     with pytest.raises(ValueError, match="pearsn"):
         claims.table({"a": WIDE}, ["pearsn"])
@@ -274,7 +275,7 @@ def test_what_is_measured_is_gathered_however_little(monkeypatch, tmp_path):
     there = evidence.tables(given)
     assert there["models"].loc[0, ["method", "err_test", "lambda_max"]].tolist() == ["at", 0.5, 0.5]
     assert "worst_flatness_loss" not in there["models"] and len(there["curves"]) == 1
-    assert evidence.describe({"x": given}).loc["x", "models"] == "1 × 1 seeds"
+    assert evidence.describe({"x": given}).loc["x", "models"] == "1 × 1 seed"
     assert evidence.gather(["mart6"], "smoke", [0], "committed") == {}
 
 
@@ -289,3 +290,36 @@ def test_columns_from_other_suites_join_the_models():
     df = evidence.models(wide, pd.DataFrame(lines + radii + curved + other)).iloc[0]
     assert (df["line_random_rise"], df["lambda_max"], df[FLAT]) == (1, 9, 0.5)
     assert (df[f"{FLAT}@0.25"], df[f"{FLAT}@smallest"], df[f"{FLAT}@largest"]) == (0.25, 0.25, 1)
+
+
+def test_numbers_of_one_seed_are_not_compared_with_means_over_several():
+    """Of a suite of the first seed alone: what it is compared with is of that seed, too."""
+    wide = pd.DataFrame({"method": ["at", "at"], "seed": [0, 1], FLAT: [2.0, 8.0], SHARP: [1, 1]})
+    row = {"method": "at", "seed": 0, "which": "last", "epoch": 9, "split": "test",
+           "attack": "none"}  # fmt: skip
+    radii = pd.DataFrame([row | {"asked": "radii", "measure": FLAT, "xi": 0.25, "value": 1.5}])
+    for less, rise in ((f"{FLAT}@0.25", 2.0 - 1.5), (SHARP, (2.0 + 8.0) / 2 - 1)):
+        claim = predicates.Claim("c", "p", "t", "", "", "", Smaller(FLAT, less))
+        (got,) = claims.verdicts({"x": {"wide": wide, "tidy": radii}}, [claim])["value"]
+        assert got == rise
+
+
+@dataclass(frozen=True)
+class Smaller:
+    more: str
+    less: str
+
+    def __call__(self, df):
+        rise = (df[self.more] - df[self.less]).item()
+        return claims.Verdict(rise > 0, rise, "")
+
+
+def test_snapshots_are_of_networks_that_have_several():
+    """The last model of another seed is no snapshot to compare with."""
+    row = {"method": "at", "split": "test", "attack": "none", "asked": "hessian",
+           "measure": "lambda_max"}  # fmt: skip
+    tidy = [row | {"seed": 0, "which": "epoch-005", "epoch": 5, "value": 1.0},
+            row | {"seed": 0, "which": "last", "epoch": 79, "value": 2.0},
+            row | {"seed": 1, "which": "last", "epoch": 79, "value": 9.0}]  # fmt: skip
+    there = evidence.tables({"tidy": pd.DataFrame(tidy)})
+    assert there["snapshots"]["seed"].tolist() == [0, 0] and there["versions"].empty

@@ -15,6 +15,7 @@ from flatlib.data import Batches, Dataset, Split, rotations
 from flatlib.streams import Streams
 
 ARCHIVE = paths.ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+CLASSES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay"]
 DIGITS = "a693955373237442"  # of the first 800 images' pixels
 
 
@@ -88,12 +89,12 @@ def test_an_unknown_data_set_is_named():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A data set of one's own: 3 classes, 6 + 4 PNG images each, colour coding class and number."""
-    for part, n in (("train", 6), ("test", 4)):
-        for label, name in enumerate(["ant", "bee", "cat"]):
+    """Ten classes, 3 + 2 PNG images each, colour coding class and number."""
+    for part, n in (("train", 3), ("test", 2)):
+        for label, name in enumerate(CLASSES):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(n):
-                image = Image.new("RGB", (4, 4), (100 * label, 10 * i, part == "test"))
+                image = Image.new("RGB", (32, 32), (20 * label, 10 * i, part == "test"))
                 image.save(tmp_path / part / name / f"{i:03d}.png")
     monkeypatch.setattr(data, "DATASETS", tmp_path)
     return tmp_path
@@ -101,10 +102,11 @@ def folder(tmp_path, monkeypatch):
 
 def test_an_image_folder_is_read_with_balanced_prefixes(folder):
     d = data.load("cifar10", train=12, test=6, early=3)
-    assert d.train.x.shape == (12, 3, 4, 4)
-    assert d.train.y.tolist() == [0, 1, 2] * 4 and len(d.pool) == 6
+    assert d.train.x.shape == (12, 3, 32, 32) and d.train.x.dtype == torch.float32
+    assert d.train.y.tolist() == [*range(10), 0, 1] and len(d.pool) == 18
     codes = (d.train.x[:, :, 0, 0] * 255).round().int().tolist()
-    assert codes == [[100 * k, 10 * i, 0] for i in range(4) for k in range(3)]
+    assert codes == [[20 * (k % 10), 10 * (k // 10), 0] for k in range(12)]
+    assert d.pool.x.dtype == torch.uint8 and d.pool.x[0, :, 0, 0].tolist() == [40, 10, 0]
     assert (d.test.x[:, 2] == 1 / 255).all() and (d.early.x[:, 2] == 1 / 255).all()
     assert not set(rows(d.test.x)) & set(rows(d.early.x))  # the first and the last test images
 
@@ -118,8 +120,8 @@ def test_a_cifar10_subfolder_will_do(folder, tmp_path, monkeypatch):
 
 
 def test_test_and_early_stopping_images_never_overlap(folder):
-    with pytest.raises(ValueError, match="cifar10 test: 13 images asked for, 12"):
-        data.load("cifar10", train=12, test=9, early=4)
+    with pytest.raises(ValueError, match="cifar10 test: 21 images asked for, 20"):
+        data.load("cifar10", train=12, test=9, early=12)
 
 
 def test_missing_data_says_where_to_put_it_and_how_to_get_it(tmp_path, monkeypatch):
@@ -134,16 +136,41 @@ def test_missing_data_says_where_to_put_it_and_how_to_get_it(tmp_path, monkeypat
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
 def test_an_unreadable_image_is_named(folder, content):
-    broken = folder / "train" / "bee" / "003.png"
+    broken = folder / "train" / "bee" / "002.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ValueError, match="train/bee/003.png"):
+    with pytest.raises(ValueError, match="train/bee/002.png"):
         data.load("cifar10", train=12, test=6, early=3)
 
 
 def test_grey_images_become_three_channels(folder):
-    Image.new("L", (4, 4), 128).save(folder / "train" / "ant" / "000.png")
+    Image.new("L", (32, 32), 128).save(folder / "train" / "ant" / "000.png")
     assert torch.allclose(data.load("cifar10", 12, 6, 3).train.x[0], torch.tensor(128 / 255))
+
+
+def test_an_image_of_another_size_is_named(folder):
+    Image.new("RGB", (32, 31)).save(folder / "test" / "cat" / "001.png")
+    with pytest.raises(ValueError, match="test/cat/001.png: 32 x 31 pixels"):
+        data.load("cifar10", 12, 6, 3)
+
+
+def test_hidden_folders_and_files_shift_no_label(folder):
+    for part in ("train", "test"):
+        (folder / part / ".ipynb_checkpoints").mkdir()
+    (folder / "train" / "ant" / ".DS_Store").touch()
+    assert data.load("cifar10", 12, 6, 3).train.y.tolist() == [*range(10), 0, 1]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_both_parts_need_the_same_ten_classes(folder, part):
+    (folder / part / "bee").rename(folder / part / "wasp")
+    with pytest.raises(ValueError, match="need the same 10 folders of classes.*wasp"):
+        data.load("cifar10", 12, 6, 3)
+    for side in ("train", "test"):
+        (folder / side / "additional").mkdir()
+    (folder / part / "wasp").rename(folder / part / "bee")
+    with pytest.raises(ValueError, match="need the same 10 folders"):
+        data.load("cifar10", 12, 6, 3)
 
 
 def test_torchvisions_files_are_read(tmp_path, monkeypatch):
@@ -182,6 +209,9 @@ def test_real_images_of_cifar10(tmp_path, monkeypatch):
         if not (tmp_path / part).exists():
             other = next(p for p in tmp_path.iterdir() if p.is_dir())
             (tmp_path / part).symlink_to(other)
+    for name in range(8):  # the other classes, empty: a part must have ten
+        (tmp_path / "train" / f"other-{name}").mkdir()
+        (tmp_path / "test" / f"other-{name}").mkdir(exist_ok=True)
     monkeypatch.setattr(data, "DATASETS", tmp_path)
     d = data.load("cifar10", train=8, test=4, early=4)
     assert d.train.x.shape == (8, 3, 32, 32) and d.train.y.tolist() == [0, 1] * 4
@@ -216,6 +246,15 @@ def test_crop_is_a_window_of_the_padded_image(x, g):
         assert len(windows) == 1
         seen[windows[0]] += 1
     assert len(seen) > 12 and len({t for t, _ in seen}) == len({l for _, l in seen}) == 5
+
+
+def test_shrink_cuts_nothing_off(g):
+    """Black borders of 0 to 4 pixels a side, drawn by themselves, then back to 32 pixels."""
+    frame = torch.ones(200, 1, 32, 32)
+    smaller = augment.shrink(frame, g)
+    side = (smaller[:, 0, 16] > 0.5).sum(1)  # of the image, in pixels of the result
+    assert smaller.shape == frame.shape and side.min() <= 27 and side.max() == 32
+    assert side.min() >= 32 * 32 // 40 - 1  # two borders of 4 pixels are the most
 
 
 def test_crop_pads_as_the_paper_at_32_pixels(g):
@@ -311,6 +350,20 @@ def test_mixed_epochs_have_as_many_batches_as_plain_ones(some, share):
         assert int((n >= 100).sum()) == extra and torch.equal(b.y, n % 10)
         own += n[n < 100].tolist()
     assert len(own) == len(set(own)) <= 100  # without replacement
+
+
+def test_both_shares_fit_into_one_batch(some):
+    """A quarter from the pool and a quarter turned leave half of a batch for its own images."""
+    for x, y in Batches(16, (), unlabelled=0.25, rotated=0.25).epoch(some, Streams(0)):
+        upright, turned = number(x[:12]), y >= 10
+        assert len(x) == 16 and turned.tolist() == [False] * 12 + [True] * 4
+        assert (upright >= 100).tolist() == [False] * 8 + [True] * 4
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (1.0, 0.0), (-0.1, 0.5)])
+def test_shares_that_leave_no_image_are_refused(shares):
+    with pytest.raises(ValueError, match="shares of a batch"):
+        Batches(16, (), *shares)
 
 
 def test_every_image_gets_its_own_rotation_and_keeps_its_label_recoverable(g):

@@ -137,8 +137,14 @@ def test_the_models_mode_statistics_and_gradients_are_left_alone(tiny, xy):
 
 
 def test_a_report_reads_itself(robust, xy):
-    text = str(evaluate(robust, *xy, PGD(eps=EPS, steps=3)))
-    assert "RErr" in text and "n = 24" in text
+    report = evaluate(robust, *xy, PGD(eps=EPS, steps=3), doubts=False)
+    values = f"Err {report.Err:.1%}  RErr {report.RErr:.1%}"
+    assert str(report) == f"{values}  Loss {report.Loss:.3f}  RLoss {report.RLoss:.3f}  (n = 24)"
+
+
+def test_a_report_without_an_attack_says_nothing_of_robustness(robust, xy):
+    report = evaluate(robust, *xy)
+    assert str(report) == f"Err {report.Err:.1%}  Loss {report.Loss:.3f}  (n = 24)"
 
 
 # ---- the contract of an attack ---------------------------------------------------------------
@@ -276,3 +282,35 @@ def test_a_generator_elsewhere_is_refused(robust, xy, name):
 
     with pytest.raises(ValueError, match="generator on cuda, images on cpu"):
         MEASURES[name](robust, *xy, generator=Elsewhere())
+
+
+# ---- what is reported is float32 in full: on a GPU TF32 is for steps only
+
+
+class Watched(nn.Module):
+    """Remembers for every forward pass whether convolutions were free to use TF32."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, x):
+        if x.sum() >= 0:  # a branch that tracing cannot follow: every pass comes here
+            self.seen.append(torch.backends.cudnn.allow_tf32)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES.keys())
+def test_the_last_pass_of_every_measure_is_without_tf32(make, xy, monkeypatch, measure):
+    assert torch.backends.cudnn.allow_tf32  # PyTorch's default
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = Watched(make(activation="silu"))
+    measure(model, *xy)
+    assert not model.seen[-1] and torch.backends.cudnn.allow_tf32
+
+
+def test_steps_of_an_attack_keep_the_users_setting(make, xy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = Watched(make())
+    evaluate(model, *xy, PGD(eps=EPS, steps=2), doubts=False)
+    assert model.seen == [True, False, True, True, True, False]  # checks, clean, PGD, attacked

@@ -260,6 +260,39 @@ def test_any_attack_will_do(robust, xy):
                                            rel=1e-4)  # fmt: skip
 
 
+class WithUnused(nn.Module):
+    """A network with a convolution that takes no part, as networks of RobustBench have."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.unused = inner, nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "robust"])
+def test_weights_that_take_no_part_are_no_obstacle(make, xy, clean):
+    net = WithUnused(make(activation="silu"))
+    flat = worst_flatness(net, *xy, EPS, 0.02, 3, 1, lr_w=0.004, clean=clean)
+    assert torch.isfinite(flat.per_example).all() and flat.value > 0.01
+
+
+def test_an_attack_with_more_restarts_keeps_them_in_the_reference(tiny, xy):
+    asked = []
+
+    @dataclass(frozen=True)
+    class Counted(PGD):
+        def __call__(self, f, x, y, g=None):
+            asked.append(self.restarts)
+            return x
+
+    for restarts, reference in ((1, 10), (12, 12)):
+        asked.clear()
+        average_flatness(tiny, *xy, Counted(eps=EPS, restarts=restarts), n=1)
+        assert asked == [reference, restarts]
+
+
 # ---- what is refused -------------------------------------------------------------------------
 
 
@@ -291,6 +324,40 @@ def test_bad_settings_are_refused_before_any_work(tiny, xy, settings):
     with pytest.raises(ValueError, match=shown):
         average_flatness(tiny, *xy, attack, **settings)
     assert attack.calls == 0
+
+
+@pytest.mark.parametrize(
+    "reference, said",
+    [
+        (torch.zeros(24, dtype=torch.long), "float.*int64"),
+        (torch.zeros(24, device="meta"), "meta.*cpu"),
+        (torch.full((24,), float("nan")), "24 values are not finite"),
+        (torch.zeros(24, 1), r"\(24,\).*\(24, 1\)"),
+    ],
+    ids=["whole numbers", "elsewhere", "nan", "shape"],
+)
+def test_a_bad_reference_is_refused_before_any_work(tiny, xy, reference, said):
+    attack = Counting()
+    for measure in (lambda: average_flatness(tiny, *xy, attack, reference=reference),
+                    lambda: worst_flatness(tiny, *xy, reference=reference)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"reference.*{said}"):
+            measure()
+    assert attack.calls == 0
+
+
+@dataclass(frozen=True)
+class TooFar:
+    eps: float = EPS
+
+    def __call__(self, f, x, y, g=None):
+        return (x + 2 * self.eps).clamp(0, 1)
+
+
+def test_an_attack_that_breaks_its_contract_is_refused(tiny, xy):
+    for measure in (lambda: average_flatness(tiny, *xy, TooFar(), n=1, reference=torch.zeros(24)),
+                    lambda: slices(tiny, *xy, TooFar(), n=1, points=2)):  # fmt: skip
+        with pytest.raises(ValueError, match="TooFar.*more than eps = 0.1"):
+            measure()
 
 
 @pytest.mark.parametrize("name", ["average", "worst", "slices", "eigenvalues"])

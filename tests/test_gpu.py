@@ -8,9 +8,12 @@ import torch
 
 from flatlib import AT, PGD, average_flatness, eigenvalues, evaluate, fit, worst_flatness
 from flatlib.data import Split
+from flatlib.flatness import robust_loss
 from flatlib.kernels import freeze
+from flatlib.losses import cross_entropy
 from flatlib.streams import Streams
 from flatlib.train import objective
+from flatlib.weights import detached, layers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +41,33 @@ def both(robust, digits):
 def test_frozen_networks_agree(both):
     (model, x, _), (there, x_there, _) = both
     torch.testing.assert_close(freeze(there)(x_there).cpu(), freeze(model)(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_recorded_networks_agree(both, precision):
+    """Logits and image gradients, of two weight sets by turns and of two batch sizes."""
+    _, (model, x, y) = both
+    w = detached(layers(model))
+    sets = [{k: v * scale for k, v in w.items()} for scale in (1.0, 0.9)]
+    plain, recorded = ([freeze(model, v, precision, r) for v in sets] for r in (False, True))
+    for k, n in ((0, 100), (1, 100), (0, 100), (1, 37)):
+        found = []
+        for f in (plain[k], recorded[k]):
+            point = x[:n].clone().requires_grad_()
+            z = f(point)
+            found.append((z, *torch.autograd.grad(cross_entropy(z, y[:n]).sum(), point)))
+        for here, there in zip(*found):
+            torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+def test_attacks_on_recorded_networks_agree(both):
+    _, (model, x, y) = both
+    attack = PGD(eps=EPS, steps=10, start="zero")
+    losses = [
+        cross_entropy(model(attack(freeze(model, recorded=r), x, y)), y).mean().item()
+        for r in (False, True)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_attacks_agree(both):
@@ -100,3 +130,31 @@ def test_bf16_steps_find_as_strong_attacks(both):
         for p in ("float32", "bf16")
     )
     assert fast == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("how", ["older names", "newer names"])
+def test_what_is_reported_is_float32_whatever_the_user_allows(both, how):
+    """TF32 is for steps: without any, losses on a GPU are the CPU's to float32 rounding."""
+    backends = torch.backends
+    if how == "newer names" and not hasattr(backends.cudnn, "conv"):
+        pytest.skip("this PyTorch knows the older names only")
+    still = PGD(eps=EPS, steps=0, start="zero")
+    (model, x, y), (there, x_there, y_there) = both
+    w, moved = detached(layers(model)), detached(layers(there))
+    here = [evaluate(model, x, y).loss, robust_loss(model, w, x, y, still, None)]
+    parts = ()
+    if how == "newer names":
+        parts = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [part.fp32_precision for part in parts]
+    try:
+        if how == "older names":
+            backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = True
+        for part in parts:
+            part.fp32_precision = "tf32"
+        found = [evaluate(there, x_there, y_there).loss,
+                 robust_loss(there, moved, x_there, y_there, still, None)]  # fmt: skip
+    finally:
+        for part, value in zip(parts, before):
+            part.fp32_precision = value
+    for a, b in zip(here, found):
+        torch.testing.assert_close(b.cpu(), a, rtol=1e-5, atol=1e-5)

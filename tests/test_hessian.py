@@ -151,3 +151,23 @@ def test_the_top_eigenvector_is_that_of_the_dense_matrix(problem):
     top = torch.linalg.eigvalsh(h)[-1]
     assert flat.norm().item() == pytest.approx(1, abs=1e-6)
     torch.testing.assert_close(h @ flat, top * flat, rtol=1e-5, atol=1e-6)
+
+
+class WithUnused(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.unused = inner, nn.Conv2d(1, 2, 3).double()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("batch", [4, 128])
+def test_weights_that_take_no_part_have_no_curvature(problem, g, batch):
+    net, x, y = problem
+    inside, own = product(net, x, y, batch)
+    times, size = product(WithUnused(net), x, y, batch)
+    assert size == own + 18
+    v = torch.randn(size, generator=g, dtype=torch.float64)
+    want = torch.cat([inside(v[:own]), torch.zeros(18, dtype=torch.float64)])
+    torch.testing.assert_close(times(v), want)

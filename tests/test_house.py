@@ -15,8 +15,8 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "models", "kernels",
-     "lettering", "streams", "bilinear", "progress", "pickled", "clock"},
-    {"attacks", "steps", "checkpoints"},
+     "lettering", "streams", "bilinear", "graphs", "progress", "pickled", "clock"},
+    {"attacks", "autoattack", "steps", "checkpoints"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "suites", "choices"},
     {"costs", "run", "campaign", "runs", "batch", "results", "robustbench"},

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flatlib import as_function, kernels, layers, weights
-from flatlib.models import ACTIVATIONS, WithRotations
+from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
 
 
@@ -140,6 +140,38 @@ def test_replaced_modules_are_noticed(tiny, make, x):
     assert not torch.allclose(before, after)
 
 
+def test_attributes_that_have_changed_are_noticed(age, x):
+    """What a forward pass reads besides tensors and modules became part of the graph."""
+    net, found = age(Configured()), []
+    changes = [
+        lambda: None,
+        lambda: setattr(net, "temperature", 3.0),
+        lambda: setattr(net, "act", F.silu),
+        lambda: net.scales.__setitem__(0, 0.5),
+        lambda: net.named.update(shift=2.0),
+    ]
+    for change in changes:
+        change()
+        assert planned(net)
+        found.append(kernels.freeze(net)(x))
+        close(found[-1], net(x)), close(kernels.fast(net)(layers(net), x), net(x))
+    assert all(not torch.allclose(a, b) for a, b in zip(found, found[1:]))
+
+
+def test_a_forward_of_one_instance_is_honoured(tiny, x):
+    plain = kernels.freeze(tiny)(x)
+    tiny.blocks[0].norm1.forward = lambda h: 2 * h
+    close(kernels.freeze(tiny)(x), tiny(x))
+    del tiny.blocks[0].norm1.forward
+    close(kernels.freeze(tiny)(x), plain)
+
+
+def test_asking_for_a_plan_again_traces_nothing(tiny, monkeypatch):
+    plan = kernels._plan(tiny)
+    monkeypatch.setattr(kernels, "traced", lambda model: pytest.fail("traced again"))
+    assert kernels._plan(tiny) is plan
+
+
 def test_a_copy_is_a_model_of_its_own(tiny, x):
     kernels.freeze(tiny)
     other = copy.deepcopy(tiny)
@@ -172,6 +204,17 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.head(self.body(x).mean((2, 3)))
+
+
+class Configured(Net):
+    def __init__(self):
+        super().__init__()
+        self.temperature, self.act, self.scales = 1.0, F.relu, [2.0, 1.0]
+        self.named = {"shift": 1.0}
+
+    def forward(self, x):
+        h = self.act(self.norm(self.conv(self.scales[0] * x + self.named["shift"])))
+        return self.head(h.mean((2, 3))) / self.temperature
 
 
 class TwoConvolutions(Net):
@@ -322,6 +365,58 @@ class PreActivation(TwoConvolutions):
         return self.head(self.norm2(h).mean((2, 3)))
 
 
+class PreActivationBlock(nn.Module):
+    """As in wide residual networks: norm and activation before the convolution."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm1, self.conv1 = norm(4), nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm2, self.conv2 = norm(4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        h = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class WideResNet(nn.Module):
+    """Its second block is registered and never used, as in networks of RobustBench."""
+
+    def __init__(self, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv, self.block = nn.Conv2d(1, 4, 3, padding=1), PreActivationBlock(norm)
+        self.unused, self.norm = PreActivationBlock(norm), norm(4)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(F.silu(self.norm(self.block(self.conv(x)))).mean((2, 3)))
+
+
+class LookedUp(Net):
+    def forward(self, x):
+        return super().forward(x * {(6, 1, 8, 8): 2.0}[x.shape])
+
+
+class AnyNumberOfInputs(Net):
+    def forward(self, *xs):
+        return super().forward(xs[0])
+
+
+class RegisteredTwice(Net):
+    def __init__(self):
+        super().__init__()
+        self.alias = self.conv
+
+
+class TiedWeights(TwoConvolutions):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.other.weight = self.conv.weight
+
+    def forward(self, x):
+        return super().forward(x.expand(-1, 4, -1, -1))
+
+
 class Flattened(nn.Sequential):
     def __init__(self):
         conv, norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
@@ -358,6 +453,7 @@ STRANGE = [
     HalfNormed, Repeated, UsedTwice, SharedNorm, SharedActivation, BareParameter,
     WeightReadDirectly, StatisticsReadDirectly, InstanceNormed, NoAffine, NoRunningStatistics,
     CircularPadding, Geometry, Keyword, InPlace, WeightNormed, PreActivation, Flattened, Viewed,
+    Configured, WideResNet, LookedUp, AnyNumberOfInputs, RegisteredTwice, TiedWeights,
 ]  # fmt: skip
 
 
@@ -379,6 +475,33 @@ def test_models_of_other_makes(kind, age, x, g):
 
 def test_ordinary_models_are_made_fast(age):
     assert all(planned(age(kind())) for kind in (Net, TwoConvolutions, SharedActivation, Flattened))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, ReBatchNorm])
+def test_norms_without_a_convolution_before_them_are_made_fast(norm, age, x, g):
+    """Logits and gradients for images and weights, under perturbed weights too."""
+    torch.manual_seed(0)
+    net = age(WideResNet(norm))
+    assert planned(net) and not kernels._plan(net).kept
+    w = weights.detached(layers(net))
+    moved = weights.add(w, weights.sample(w, 0.5, g))
+    for v in (w, moved):
+        found = []
+        for function in (kernels.fast(net), as_function(net)):
+            point = x.clone().requires_grad_()
+            given = {k: t.clone().requires_grad_() for k, t in v.items()}
+            z = function(given, point)
+            wanted = [point, *(t for k, t in given.items() if "unused" not in k)]
+            found.append((z, *torch.autograd.grad(z.square().mean(), wanted)))
+        for got, want in zip(*found):
+            close(got, want)
+        close(kernels.freeze(net, v)(x), found[1][0])
+
+
+def test_a_norm_alone_leaves_the_images_channels_last():
+    x = torch.rand(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    y = torch.addcmul(torch.rand(4, 1, 1), x, torch.rand(4, 1, 1))
+    assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 class FreshNoise(Net):
@@ -465,7 +588,7 @@ def test_frozen_networks_in_train_mode_take_no_gradient(tiny, x):
 
 
 def test_strided_convolutions_of_one_pixel_read_what_they_need(g):
-    """oneDNN's own gradient for the weights corrupts memory on some processors: see _take_over."""
+    """oneDNN's own gradient for the weights corrupts memory on some processors: see graphs."""
     net = nn.Sequential(nn.Conv2d(4, 8, 1, 2), nn.Flatten(), nn.Linear(8 * 16, 10)).eval()
     x = torch.randn(40, 4, 8, 8, generator=g)
     (want,) = torch.autograd.grad(net(x).square().sum(), net[0].weight)
@@ -473,3 +596,82 @@ def test_strided_convolutions_of_one_pixel_read_what_they_need(g):
         z = kernels.fast(net)(layers(net), x)
         (got,) = torch.autograd.grad(z.square().sum(), net[0].weight)
         close(got, want)
+
+
+# ---- CUDA graphs, recorded by a stand-in: tests/test_gpu.py records real ones
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Replays write into one place, as those of CUDA graphs do; a list of the shapes recorded."""
+    shapes = []
+
+    def record(f, samples):
+        shapes.append(samples[0].shape)
+        place = f(*samples).detach().clone()
+        return lambda image: place.copy_(f(image).detach())
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    return shapes
+
+
+def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, recordings):
+    plan, w = kernels._plan(tiny), weights.detached(layers(tiny))
+    sets = [weights.add(w, weights.sample(w, 0.5, g)) for _ in range(2)]
+    folded = [plan.fold({**kernels._tensors(tiny), **weights.detached(v)}) for v in sets]
+    run = plan.recorder(None)
+    with torch.no_grad():
+        got = [run(folded[k], x) for k in (0, 1, 0, 0)]
+        for k, z in zip((0, 1, 0, 0), got):  # read after all replays: none has touched another's
+            close(z, as_function(tiny)(sets[k], x))
+    assert not torch.allclose(got[0], got[1])
+    assert plan.recorder(None) is run and recordings == [x.shape]
+
+
+def test_every_shape_is_recorded_once(tiny, x, recordings):
+    plan = kernels._plan(tiny)
+    folded = plan.fold(weights.detached(kernels._tensors(tiny)))
+    for n in (6, 3, 6, 3):
+        close(plan.recorder(None)(folded, x[:n]), tiny(x[:n]))
+    assert [len(x[:n]) for n in (6, 3)] == [shape[0] for shape in recordings]
+
+
+def test_recording_without_a_gpu_is_refused(tiny):
+    with pytest.raises(ValueError, match="recorded=True.*GPU"):
+        kernels.freeze(tiny, recorded=True)
+
+
+@pytest.mark.parametrize("strange", ["control flow", "train mode"])
+def test_recording_what_cannot_be_recorded_is_refused(tiny, age, strange):
+    net = age(ControlFlow()) if strange == "control flow" else tiny.train()
+    with pytest.raises(ValueError, match="recorded=True.*eval mode"):
+        kernels.freeze(net, recorded=True)
+
+
+# ---- reported numbers are float32 in full: tests/test_gpu.py looks at the numbers
+
+
+@pytest.fixture
+def tf32(monkeypatch):
+    """TF32 as a user of a GPU may have allowed it; () -> what convolutions and products use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cudnn, before = torch.backends.cudnn, torch.backends.cudnn.allow_tf32
+    cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("medium")
+    yield lambda: (cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    cudnn.allow_tf32 = before
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_tf32_is_off_inside_and_back_afterwards(tf32):
+    with pytest.raises(ZeroDivisionError), kernels.exact():
+        assert tf32() == (False, "highest")
+        raise ZeroDivisionError
+    assert tf32() == (True, "medium")
+
+
+def test_without_a_gpu_no_setting_is_touched(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.backends.cudnn.allow_tf32
+    with kernels.exact():
+        assert torch.backends.cudnn.allow_tf32 == before

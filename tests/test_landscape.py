@@ -130,6 +130,36 @@ def test_bad_settings_are_named(tiny, xy, settings):
         slices(tiny, *xy, None, **settings)
 
 
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda *a: slices(*a, None, "hessian", per="filter.."), "per='filter..'"),
+        (lambda *a: plane(*a, None, ("hessian", "random"), per="row"), "per='row'"),
+        (lambda *a: plane(*a, None, ("hessian",)), "kinds=.*two of"),
+        (lambda *a: plane(*a, None, ("hessian", "random", "random")), "kinds=.*two of"),
+        (lambda *a: plane(*a, None, "hessian"), "kinds='hessian'.*two of"),
+    ],
+    ids=["slices per", "plane per", "one kind", "three kinds", "a name"],
+)
+def test_bad_settings_are_refused_before_any_work(tiny, xy, monkeypatch, call, said):
+    monkeypatch.setattr("flatlib.landscape.top_eigenvector", lambda *a: pytest.fail("worked"))
+    with pytest.raises(ValueError, match=said):
+        call(tiny, *xy)
+
+
+def test_an_adversarial_slice_of_a_network_with_unused_weights(tiny, xy):
+    class WithUnused(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.unused = tiny, torch.nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    table = slices(WithUnused(), *xy, None, "adversarial", n=1, points=3)
+    assert table.rloss.notna().all() and table.rloss.nunique() == 3
+
+
 def test_a_hessian_slice_follows_the_normalised_eigenvector(robust, xy):
     f, w = as_function(robust), detached(layers(robust))
     nu = direction(top_eigenvector(robust, *xy), w)

@@ -173,3 +173,10 @@ def test_noise_really_flips_its_share_and_never_leaves_a_row_unlabelled(g, tau):
     flipped = (target.argmax(1) != y).double().mean().item()
     expected = tau * 9 / 10  # a tenth of the flips returns the true label
     assert abs(flipped - expected) < 5 * (expected * (1 - expected) / 20_000) ** 0.5
+
+
+@pytest.mark.parametrize("kind", [Trades, Mart, Rotation])
+@pytest.mark.parametrize("lam", [-1.0, float("nan"), "6"])
+def test_a_bad_weight_is_named(kind, lam):
+    with pytest.raises(ValueError, match=f"lam={lam!r}"):
+        kind(lam)

@@ -4,7 +4,7 @@ a neutral setting under which training is AT's."""
 import copy
 import itertools
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import pytest
@@ -20,7 +20,6 @@ from flatlib.steps import (
     EMA,
     SAM,
     SGD,
-    SWA,
     Ascend,
     Clip,
     Constant,
@@ -87,11 +86,48 @@ def test_an_unknown_name_answers_with_the_nearest():
 
 @pytest.mark.parametrize(
     "slot, value", [("activation", "tanh"), ("attack_mode", "both"), ("epochs", 0.0),
-                    ("epochs", math.nan), ("epochs", math.inf)],
+                    ("epochs", math.nan), ("epochs", math.inf), ("dropout", 1.0),
+                    ("dropout", -0.1)],
 )  # fmt: skip
 def test_bad_slots_are_named_with_their_value(slot, value):
     with pytest.raises(ValueError, match=f"{slot}={value!r}"):
         replace(AT, **{slot: value})
+
+
+@pytest.mark.parametrize("part", [Smooth, Noise])
+@pytest.mark.parametrize("tau", [-0.1, 1.1, math.nan, "0.3"])
+def test_bad_rates_of_labels_are_named(part, tau):
+    with pytest.raises(ValueError, match=f"tau={tau!r}"):
+        part(tau)
+
+
+@pytest.mark.parametrize(
+    "slots, said",
+    [
+        ({"loss": Rotation(2.0)}, r"loss=Rotation.*rotated=0\.0"),
+        ({"data": Batches(rotated=0.5)}, r"loss=Adversarial.*rotated=0\.5"),
+        ({"attack": PerTask(PGD())}, "attack=PerTask.*data.rotated"),
+        ({"loss": Rotation(), "data": Batches(rotated=0.5), "labels": Noise(0.1)},
+         "labels=Noise.*true labels only"),
+    ],
+    ids=["no rotated images", "no loss for them", "attack alone", "labels unheard"],
+)  # fmt: skip
+def test_parts_that_do_not_fit_together_are_refused(slots, said):
+    with pytest.raises(ValueError, match=said):
+        replace(AT, **slots)
+
+
+def test_a_part_without_a_description_of_its_own_has_no_key():
+    """The repr of a function holds its address: another key in every process."""
+
+    @dataclass
+    class Thawed:
+        rate: float = 0.1
+
+    for part in (lambda f, batch: batch.x, Thawed(), PerTask(lambda f, x, y, g: x)):
+        method = replace(CATALOGUE["ssl4"], attack=part)
+        with pytest.raises(ValueError, match="frozen dataclass with __call__"):
+            differences(method)
 
 
 def test_an_unknown_augmentation_is_refused():
@@ -110,7 +146,6 @@ NEUTRAL = {
     "clipping at infinity": replace(AT, project=Clip(math.inf)),
     "no projection": replace(AT, project=None),
     "average over no past": replace(AT, average=EMA(0.0)),
-    "average that never starts": replace(AT, average=SWA(after=2.0)),
     "nothing unlabelled": replace(AT, data=Batches(unlabelled=0.001)),
     "no dropout": replace(AT, dropout=0.0),
     "one restart": replace(AT, attack=PGD(restarts=1)),
@@ -339,6 +374,20 @@ def test_what_the_network_predicts_is_asked_in_train_mode_and_counted(name):
     assert torch.equal(given[0], predicted) and (predicted != batch.y).any()
     for a, b in zip(net.buffers(), twin.buffers()):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["trades6", "mart6", "ssl4"])
+def test_training_curves_are_those_of_the_attacked_images(name):
+    """Whatever else a loss looks at: what is recorded are the logits on x_adv."""
+    training, seen = Training(CATALOGUE[name], SMOKE, 0), {}
+    (batch, *_) = training.method.data.epoch(training.data, Streams(0))
+    net = training.net.train()
+    twin = copy.deepcopy(net)
+    objective(training.method, net, batch, 0.0, Streams(0), seen)
+    with torch.no_grad():
+        clean, attacked = twin(seen["batch"].x), twin(seen["batch"].x_adv)
+    torch.testing.assert_close(seen["logits"], attacked, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(clean, attacked, rtol=1e-2, atol=1e-2)
 
 
 def test_dropout_and_attack_mode_are_slots_that_act():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -103,6 +104,21 @@ def test_the_model_is_the_last_the_early_stopped_or_any_snapshot(at):
     best = min(errors, key=lambda e: (errors[e], e))  # the earliest wins ties
     assert at.epoch("early_stopped") == best
     assert torch.equal(at.model("early_stopped")(x), at.model(best)(x))
+
+
+def test_a_measure_of_a_model_that_was_removed_says_so(at, tmp_path, monkeypatch):
+    folder = copied(at, tmp_path, monkeypatch)
+    for file in folder.glob("early_stopping*.csv"):
+        file.unlink()
+    (folder / "measures.csv").unlink()
+    with at.lock():  # another process is at it: its models are left to it
+        at.drop()
+    assert at.snapshots()
+    at.drop()
+    assert not at.snapshots()
+    for which in ("early_stopped", "last"):
+        with pytest.raises(FileNotFoundError, match="removed after training"):
+            at.measure((("robustness", which, "test"),))
 
 
 def test_early_stopping_takes_the_first_of_equals(at, tmp_path, monkeypatch):
@@ -239,6 +255,14 @@ def test_only_missing_rows_are_computed(at, tmp_path, monkeypatch):
     pd.testing.assert_series_equal(values.sort_index(), was.sort_index())  # measured as before
 
 
+def test_a_new_version_of_a_measure_is_another_protocol(at, monkeypatch):
+    before = {name: at.protocol(name) for name in measures.MEASURES}
+    later = measures.MEASURES["worst"]._replace(version=2)
+    monkeypatch.setitem(measures.MEASURES, "worst", later)
+    changed = {name for name, was in before.items() if at.protocol(name) != was}
+    assert changed == {"worst"}
+
+
 def test_another_protocol_measures_anew_and_keeps_the_old_rows(at, tmp_path, monkeypatch):
     copied(at, tmp_path, monkeypatch)
     (other,) = runs.select("at", replace(SMOKE, protocol=replace(SMOKE.protocol, draws=1)))
@@ -351,6 +375,33 @@ def test_unknown_names_are_refused(fresh_runs, settings, error, said):
     with pytest.raises(error, match=said):
         runs.select(**{"methods": "at", "profile": "smoke", **settings})
     assert not fresh_runs.exists()
+
+
+def test_one_seed_may_be_given_by_itself(committed):
+    assert runs.select("at", "smoke", 3) == runs.select("at", "smoke", (3,))
+    table, _ = runs.collect("at", "smoke", 0)
+    assert set(table.seed) == {0}
+    with pytest.raises(ValueError, match=r"seeds=\[3\]: none is among"):
+        runs.collect("at", "smoke", 3)
+
+
+def test_of_no_runs_there_is_an_empty_table():
+    table = runs.measure([])
+    assert table.empty and {"method", "measure", "value"} <= set(table)
+    assert runs.wide(table).empty
+
+
+def test_the_device_is_chosen_where_the_work_is_done(monkeypatch):
+    """A run selected on a machine without GPU and sent to one that has one uses it."""
+    monkeypatch.setattr(run, "default_device", lambda: "cpu")
+    chosen = [runs.select("at", "smoke", 0, device)[0] for device in ("auto", None, "cpu")]
+    assert [r.on for r in chosen] == ["cpu"] * 3
+    monkeypatch.setattr(run, "default_device", lambda: "cuda")
+    there = [pickle.loads(pickle.dumps(r)) for r in chosen]
+    assert [r.on for r in there] == ["cuda", "cuda", "cpu"]
+    used = []
+    monkeypatch.setattr(run, "load", lambda profile, device: used.append(device))
+    assert there[0].data is there[2].data and used == ["cuda", "cpu"]
 
 
 def test_table1_is_all_nineteen():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,28 @@ def test_gradient_of_some_layers(problem):
     assert set(got) == set(some)
     for k in some:
         torch.testing.assert_close(got[k], want[k])
+
+
+def test_the_gradient_of_what_takes_no_part_is_zero(problem):
+    loss, w = problem
+    got = gradient(loss, {**w, "unused": torch.ones(2, 2)}, {"unused": None, "conv.weight": None})
+    assert torch.equal(got["unused"], torch.zeros(2, 2)) and got["conv.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "part, settings",
+    [
+        (Ascend, {"xi": -0.1}), (Ascend, {"xi": math.nan}), (SAM, {"rho": -1.0}),
+        (EntropySGD, {"walk": -1}), (EntropySGD, {"walk": 1.5}), (Clip, {"w_max": 0.0}),
+        (Clip, {"w_max": math.nan}), (EMA, {"tau": 1.1}), (EMA, {"tau": -0.1}),
+        (SWA, {"after": 1.0}), (SWA, {"after": "0.5"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings_are_named_with_their_value(part, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}")):
+        part(**settings)
 
 
 @pytest.mark.parametrize("xi", [0.001, 0.01, 0.3])

@@ -39,8 +39,7 @@ def test_through_training_means_the_papers_epochs():
 
 def test_the_number_of_epochs_is_that_of_training():
     for name, method in CATALOGUE.items():
-        if name != "unlabeled":  # trains a teacher first
-            assert Training(method, SMOKE, 0).epochs == epochs(method, SMOKE), name
+        assert Training(method, SMOKE, 0).epochs == epochs(method, SMOKE), name
     assert [epochs(CATALOGUE[f"entropy{n}"], profiles.get("cifar10")) for n in (1, 2, 3, 5)] == [
         150, 75, 50, 30]  # fmt: skip
 
@@ -68,6 +67,8 @@ def test_suites_combine_and_ask_each_thing_once():
     ((("worst", "best", "test"),), "which='best'.*'early_stopped'.*'epoch-NNN'.*'scaled-S'"),
     ((("worst", "epoch-5", "test"),), "which='epoch-5'"),
     ((("worst", "scaled--1", "test"),), "which='scaled--1'"),
+    ((("worst", "scaled-0", "test"),), "which='scaled-0'.*above 0"),
+    ((("worst", "scaled-0.0", "test"),), "which='scaled-0.0'"),
     ((("worst", "last", "early"),), "split='early'"),
 ])  # fmt: skip
 def test_what_is_no_suite_is_named(fresh_runs, suite, said):

@@ -64,7 +64,7 @@ def test_the_ledger_has_a_row_per_claim_and_a_cell_per_source():
     html = shown._repr_html_()
     assert html.count("<tr>") == 3 and html.count("<td") == 6
     assert '<a href="a/b.html">Sec. 4.2</a>' in html and "<a" in html and html.count("<a ") == 1
-    assert "✓ <b>holds</b>" in html and "✗ <b>fails</b>" in html and "not yet measured" in html
+    assert "✓ <b>holds</b>" in html and "✗ <b>fails</b>" in html and "<b>open</b>" in html
     assert "stutz2021-pearson: printed: holds 0.86" in repr(shown)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import AT, CATALOGUE, PGD, evaluate, fit, profiles, train
+from flatlib import AT, CATALOGUE, PGD, checkpoints, evaluate, fit, profiles, train
 from flatlib.checkpoints import Damaged
 from flatlib.data import Batches
 from flatlib.losses import cross_entropy
@@ -185,8 +185,10 @@ def test_the_last_point_of_the_curves_is_an_evaluation_of_the_last_model():
     assert history.test_rloss.iloc[-1] > clean.Loss
 
 
-def test_swa_estimates_its_statistics_anew():
-    training = Training(OTHERS["swa"], SMOKE, 0)
+@pytest.mark.parametrize("average, count", [(SWA(after=0.5), 3), (EMA(0.9, calibrate=True), 10)])
+def test_statistics_of_an_average_estimated_anew(average, count):
+    """Over epochs 3, 4, 5 of 5, which lie at or behind half of training, or over all steps."""
+    training = Training(replace(AT, average=average), SMOKE, 0)
     for _ in range(5):
         training.run_epoch()
     model, batches = training.model(), training.data.train.x.split(32)
@@ -203,7 +205,7 @@ def test_swa_estimates_its_statistics_anew():
         var = torch.stack([s.transpose(0, 1).flatten(1).var(1) for s in seen]).mean(0)
         torch.testing.assert_close(want[f"{names[m]}.running_mean"], mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(want[f"{names[m]}.running_var"], var, rtol=1e-4, atol=1e-5)
-    assert training.averaged == 3  # epochs 3, 4, 5 of 5 lie at or behind half of training
+    assert training.averaged == count
 
 
 # ---- interruption ----------------------------------------------------------------------------
@@ -243,6 +245,36 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(name, tmp_path, monkeypat
     assert same(got.state_dict(), want.state_dict())
     pd.testing.assert_frame_equal(without_seconds(history), without_seconds(usual), rtol=0, atol=0)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def counted(monkeypatch):
+    """The methods whose epochs were run, one entry per epoch: of the teacher and of the method."""
+    inner, done = Training.run_epoch, []
+
+    def run_epoch(self):
+        done.append("teacher" if self.method.attack is None else "method")
+        return inner(self)
+
+    monkeypatch.setattr(Training, "run_epoch", run_epoch)
+    return done
+
+
+@pytest.mark.parametrize("stop", [2, 5, 7])
+def test_a_teacher_is_trained_once_however_often_a_run_is_stopped(tmp_path, monkeypatch, stop):
+    """Before an epoch of the teacher, between the two, and before an epoch of the method."""
+    method = CATALOGUE["unlabeled"]
+    want, _ = fit(method, SMOKE, 3)
+    epochs = counted(monkeypatch)
+    Training(method, SMOKE, 3)
+    assert not epochs  # nothing is trained before there is a folder to keep it in
+    monkeypatch.setattr(train.clock.time, "time", lambda: float(len(epochs)))
+    with pytest.raises(train.clock.TimeIsUp):
+        fit(method, SMOKE, 3, tmp_path, until=stop)
+    assert len(epochs) == stop
+    got, _ = fit(method, SMOKE, 3, tmp_path)
+    assert epochs == ["teacher"] * 5 + ["method"] * 5 and same(got.state_dict(), want.state_dict())
+    fit(method, SMOKE, 3, tmp_path)
+    assert len(epochs) == 10
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
@@ -292,7 +324,8 @@ def test_killed_while_writing_a_run_ends_as_if_it_had_not_been(tmp_path):
     assert ends == dict.fromkeys(names, signal.SIGKILL)
     for name in names:
         want, usual = fit(METHODS[name], SMOKE, 3)
-        assert list((tmp_path / name).glob(".*.safetensors.*")), "killed between writes, not within"
+        half = list((tmp_path / name).rglob(".*.safetensors.*"))
+        assert half, "killed between writes, not within"
         got, history = fit(METHODS[name], SMOKE, 3, tmp_path / name)
         assert same(got.state_dict(), want.state_dict()), name
         pd.testing.assert_frame_equal(
@@ -311,6 +344,37 @@ def test_a_damaged_state_is_named_and_left_alone(tmp_path, damage, monkeypatch):
     with pytest.raises(Damaged, match="state.safetensors"):
         fit(AT, SMOKE, 0, tmp_path)
     assert {f: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("other, said", [
+    ({"method": CATALOGUE["trades6"]}, "method='AT', not .attack=.*Trades"),
+    ({"seed": 7}, "seed=0, not 7"),
+    ({"profile": replace(SMOKE, epochs=6)}, "profile.epochs=5, not 6"),
+])  # fmt: skip
+def test_a_folder_of_another_training_is_refused(tmp_path, other, said):
+    what = {"method": AT, "profile": SMOKE, "seed": 0}
+    fit(**what, folder=tmp_path)
+    before = {f: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"{tmp_path} holds another training, begun with {said}"):
+        fit(**what | other, folder=tmp_path)
+    assert {f: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+def test_a_state_of_another_device_is_refused_and_one_that_does_not_say_is_taken(tmp_path):
+    want, _ = fit(AT, SMOKE, 0, tmp_path)
+    path = tmp_path / "state.safetensors"
+    tensors, about = checkpoints.load(path)
+    there = about | {"origin": about["origin"] | {"device": "cuda"}}
+    checkpoints.save(path, tensors, there)
+    with pytest.raises(ValueError, match="begun with device='cuda', not 'cpu'"):
+        fit(AT, SMOKE, 0, tmp_path)
+    old = {k: v for k, v in about.items() if k != "origin"}
+    checkpoints.save(path, tensors, old)
+    assert same(fit(AT, SMOKE, 0, tmp_path)[0].state_dict(), want.state_dict())
+    small = {k: v[:16] if k.startswith("random/") else v for k, v in tensors.items()}
+    checkpoints.save(path, small, old)  # as large as a generator's state on a GPU
+    with pytest.raises(ValueError, match="begun on another kind of device than cpu"):
+        fit(AT, SMOKE, 0, tmp_path)
 
 
 def test_an_unknown_profile_is_refused():

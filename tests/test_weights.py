@@ -44,8 +44,23 @@ def test_norms_are_known_by_type_not_by_name():
     kinds = {type(model.get_submodule(name.rsplit(".", 1)[0])) for name in w}
     assert kinds == {nn.Conv2d, nn.Linear}
     assert scalars(w.values()) == scalars(model.parameters()) - 2 * 4800
-    net = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.BatchNorm1d(3))
-    assert list(layers(net)) == ["0.weight", "0.bias"]
+    norms = (nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.BatchNorm1d(3),
+             nn.InstanceNorm1d(3, affine=True), nn.InstanceNorm2d(3, affine=True))  # fmt: skip
+    assert list(layers(nn.Sequential(nn.Linear(3, 3), *norms))) == ["0.weight", "0.bias"]
+
+
+def test_a_tensor_of_several_names_is_one_layer(g):
+    """A module registered twice, and a weight that two modules share."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net.alias, net[2].weight = net[0], net[0].weight
+    w = layers(net)
+    assert list(w) == ["0.weight", "0.bias", "2.bias"]
+    moved = weights.add(weights.detached(w), weights.sample(weights.detached(w), 0.5, g))
+    x = torch.rand(3, 4, generator=g)
+    shared, h = moved["0.weight"].T, x
+    for bias in ("0.bias", "2.bias", "0.bias"):  # the alias comes last
+        h = (torch.relu(h) if bias == "2.bias" else h) @ shared + moved[bias]
+    torch.testing.assert_close(as_function(net)(moved, x), h)
 
 
 def test_frozen_parameters_auxiliary_heads_and_buffers_are_no_layers(make):

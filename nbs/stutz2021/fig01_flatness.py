@@ -21,9 +21,9 @@
 # move.
 #
 # **Cost.** With `source = "committed"` seconds. Live, `methods = "table1"`
-# takes a quarter of the time of all 74: at `digits` some minutes for each seed
-# on two CPU cores; the `cifar10` profiles need a GPU. What it will take here is
-# said before it starts, and what was finished once is kept.
+# takes a quarter of the time of all 74: at `digits` 7 to 25 minutes for each
+# seed on two CPU cores; the `cifar10` profiles need a GPU. What it will take
+# here is said before it starts, and what was finished once is kept.
 #
 # **What to expect.** Two panels of the same shape: the points rise from the
 # lower left (flat, robust) to the upper right (sharp, overfitted). The two
@@ -176,6 +176,7 @@ The lowest RLoss, {best[Y]:.2f}, belongs to {best['label']}, with a flatness of
 # What this shows: knowing how flat a network's minimum is tells much about its
 # robust loss on new images, whatever the way it was trained. What it does not
 # show: that making a minimum flat is what makes a network robust. Both could
-# have a common cause, and methods away from the line remind of that. The
-# triangles in the published panel were trained by others with larger networks,
-# and follow the trend less strictly.
+# have a common cause, and methods away from the line are a reminder.
+# The triangles in the published panel were trained by others with larger
+# networks. They lie in the flat, robust corner, but among themselves the order
+# is reversed (Table 4).

@@ -94,13 +94,14 @@ table.rename(columns).round(2)
 
 # %%
 rise = courses.overfitting(history).loc["at"]
+several = "s" * (len(rise) > 1)
 errors = courses.overfitting(history, "test_rerr").loc["at"]
 pd.concat({"RLoss": rise, "RErr": errors}).round(3)
 
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Training curves of AT. Above: RLoss on training and on test images. Middle: RLoss on all test images, and on those classified correctly and incorrectly without attack. Below: RErr; the dashed line is its level at the early-stopped epoch. Upright, dotted: the learning rate is lowered for the first time. Means over seeds, bands of one standard deviation.", "name": "fig02-overfitting"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Training curves of AT. Above: RLoss on training and on test images. Middle: RLoss on all test images, and on those classified correctly and incorrectly without attack. Below: RErr; the dashed line is its level at the early-stopped epoch. Upright, dotted: the learning rate is lowered for the first time. Means over seeds, bands of one standard deviation where there are several.", "name": "fig02-overfitting"}} tags=["hide-input"]
 fig, axes = plots.panels(rows=3, height=3.2)
 top, middle, bottom = axes[:, 0]
 curves.training(history, "rloss", top, ("train", "test"))
@@ -153,10 +154,11 @@ claims.table({"published": claims.printed(), "measured": measured}, about)
 # %% tags=["hide-input"]
 at = rise.mean()
 Markdown(f"""
-At profile `{profile}`, test RLoss is lowest, {at['lowest']:.2f}, after
+At profile `{profile}`, test RLoss on the curve (PGD-7) is lowest,
+{at['lowest']:.2f}, after
 {at['at']:.0%} of the training, and ends at {at['last']:.2f}, which is
 **{at['last / lowest']:.2f} times** as much; train RLoss ends at
-{at['train']:.3f} (means over {len(rise)} seed(s)). RErr ends at
+{at['train']:.3f} (means over {len(rise)} seed{several}). RErr ends at
 {errors['last / lowest'].mean():.2f} times its lowest value. Early stopping took
 the network after {', '.join(f'{epoch + 1}' for epoch in stopped['epoch'])} of
 {history['epoch'].max() + 1} epochs.

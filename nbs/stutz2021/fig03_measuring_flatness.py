@@ -155,7 +155,7 @@ plt.show()
 #
 # Statements of the paper that this figure is about, each decided by a rule
 # fixed beforehand, on the printed and on the measured numbers. They speak of
-# many networks, not of the two drawn here: with two, most stay open.
+# many networks, not of the two drawn here: with two, all stay open.
 
 # %% tags=["hide-input"]
 about = ["gap", "variants-flatter", "train-flatness"]

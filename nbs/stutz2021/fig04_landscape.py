@@ -178,6 +178,8 @@ directions. Flattest to the eye, along random directions, is
 # %% [markdown]
 # The scaled networks lie on top of the original one, because directions are
 # scaled with the weights: without that, one could make any network look as flat
-# as one likes. Apart from this, eyes are poor judges. Curves differ in height
-# as well as in shape, and some hundred lines through a space of many thousand
-# dimensions are few. That is why the paper measures flatness as a number.
+# as one likes. Apart from this, eyes are poor judges: that the rises order
+# these networks by RErr, where they do, is weak evidence with so few of them.
+# Curves differ in height as well as in shape, and some hundred lines through a
+# space of many thousand dimensions are few. That is why the paper measures
+# flatness as a number.

@@ -24,9 +24,9 @@
 # and each is measured at every tenth epoch: at `digits` several minutes on two
 # CPU cores; the `cifar10` profiles need a GPU. What was finished once is kept.
 #
-# **What to expect.** Four rising curves after the first fall of the learning
-# rate, and paths that climb to the upper right, far for AT, little for the
-# others.
+# **What to expect.** Curves that rise together: in the paper after the first
+# fall of the learning rate (dotted), on the digits already before it; and paths
+# that climb to the upper right, far for AT, little for the others.
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
@@ -194,8 +194,9 @@ the snapshot of lowest RLoss to the last, average-case flatness changes by
 """)
 
 # %% [markdown]
-# Within one run all measures mirror overfitting, λ_max too. That they go up
-# together does not say which of them causes which: as the network grows more
-# sure of its training images its logits grow, and with them every loss and
-# every change of a loss. Across methods, where fits differ, only some of the
-# measures remain telling: see Fig. 8 and Table 2.
+# Where a method overfits, as AT does, all measures mirror it, λ_max too; where
+# one does not, they need not. That they go up together does not say which of
+# them causes which: as the network grows more sure of its training images its
+# logits grow, and with them every loss and every change of a loss. Across
+# methods, where fits differ, only some of the measures remain telling: see Fig.
+# 8 and Table 2.

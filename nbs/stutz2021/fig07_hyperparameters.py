@@ -76,6 +76,8 @@ for column in (Y, X):
 # The number of settings, the slope of the least-squares line (RLoss for one
 # unit of flatness), and Spearman's coefficient: 1 if RLoss and flatness put the
 # settings in the same order. With so few settings a coefficient is no proof.
+# The checks below take Pearson's, and count AT as a setting where it is one, so
+# their numbers differ from these.
 
 # %%
 trends = pd.concat({
@@ -126,8 +128,8 @@ there: {against}.
 
 # %% [markdown]
 # The setting of a method is mostly the strength of a regularisation. Turned up,
-# it keeps the network from fitting the training images to the end, and with
-# that from the sharp minima at the end of robust overfitting. A line that does
-# not rise at another size of data and network is no surprise where the settings
-# were chosen for CIFAR-10: there all of them can be too weak, or all too
-# strong, to make a difference.
+# it mostly keeps the network from fitting the training images to the end, and
+# with that from the sharp minima at the end of robust overfitting. A line that
+# does not rise at another size of data and network is no surprise where the
+# settings were chosen for CIFAR-10: there all of them can be too weak, or all
+# too strong, to make a difference.

@@ -122,7 +122,7 @@ shown = ["label", "family", *COLUMNS]
 plots.save(fig, printed[shown], "stutz2021_fig08_published", folder)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "Measured here, the same four views. Means over seeds, bars of one standard deviation where there are several seeds; bars, unlike points, may leave the frame.", "name": "fig08-measured"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Measured here, the same four views. Dotted: least-squares lines. Means over seeds, bars of one standard deviation where there are several seeds; bars, unlike points, may leave the frame.", "name": "fig08-measured"}} tags=["hide-input"]
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
     fit = "split" if x == RLOSS else "line"
@@ -182,4 +182,4 @@ guessing; of the {len(printed)} published ones {theirs}.
 # looks at the single worst direction in weight space, which depends on the
 # curvature there and on how the activation bends; it can rank methods quite
 # differently. Where too few methods lie on one side of the kink, its check
-# reads "not yet measured".
+# reads "open".

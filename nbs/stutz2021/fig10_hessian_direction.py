@@ -160,4 +160,6 @@ RLoss along its eigenvector. This rise is smallest for
 # a distance so small that the loss is a parabola. The figure goes much
 # further, and follows RLoss. That both pictures differ is no error of either:
 # curvature at a point is not flatness of a neighbourhood. It also depends on
-# the scale of the weights, which changes nothing else (Fig. 15).
+# the scale of the weights, which changes nothing else (Fig. 15). That λ_max
+# orders the networks drawn here by RErr, where it does, is weak evidence with
+# so few; the [ledger](../ledger.ipynb) asks all that are measured.

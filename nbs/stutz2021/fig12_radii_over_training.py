@@ -26,8 +26,9 @@
 # on two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
 # kept.
 #
-# **What to expect.** The same curves three times, ever larger: all rise after
-# the first fall of the learning rate, the clean average case least.
+# **What to expect.** The same curves three times, ever larger. In the paper
+# they rise after the first fall of the learning rate, on the digits mostly
+# before it; the clean average case rises least.
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10

@@ -19,8 +19,8 @@
 # **Claim.** The spread of average-case flatness over weight draws falls with
 # the robust loss (RLoss) as flatness itself does; flatness on training images
 # tells about RLoss on test images, if less well; worst-case flatness of the
-# clean loss tells less; and early stopping improves both RLoss and flatness
-# for all methods that it helps.
+# clean loss tells less; and early stopping improves flatness wherever it lowers
+# RLoss.
 #
 # **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
 # Fig. 1: once there, they are kept.

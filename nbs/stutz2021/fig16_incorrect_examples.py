@@ -119,7 +119,7 @@ rise.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Test RLoss during training, measured: on all test images (solid), on those classified correctly without attack (dotted) and incorrectly (dashed, in a panel of their own: the scales differ). Means over seeds, bands of one standard deviation.", "name": "fig16-incorrect-examples"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test RLoss during training, measured: on all test images (solid), on those classified correctly without attack (dotted) and incorrectly (dashed, in a panel of their own: the scales differ). Means over seeds, bands of one standard deviation where there are several.", "name": "fig16-incorrect-examples"}} tags=["hide-input"]
 fig, axes = plots.panels(rows=2, height=2.9, legend=0.65)
 colors = {name: color for name, color in COLORS.items() if name in shown}
 groups = {

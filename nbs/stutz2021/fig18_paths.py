@@ -148,6 +148,6 @@ methods is **{both.iloc[0, 1]:.2f}**.
 
 # %% [markdown]
 # An untrained network is flat as well: it says nothing, whatever its weights.
-# That is why paths begin at the left, with a high RLoss. Only from the lowest
-# point on does "flatter" mean "less overfitted", and a comparison of networks
-# at different stages of training needs that in mind.
+# That is why many paths begin further left, with a high RLoss. Only from the
+# lowest point on does "flatter" mean "less overfitted", and a comparison of
+# networks at different stages of training needs that in mind.

@@ -26,8 +26,9 @@
 # each method, so no lines.
 #
 # **What to expect.** Diagonals in each view of the published figure, except for
-# weight clipping in the third, which the fifth puts right. A misprint takes one
-# of its three points away there (see Fig. 1).
+# weight clipping in the third, which the fifth puts right, and the learning
+# rate in the first. A misprint takes one of its three points away there (see
+# Fig. 1).
 
 # %% tags=["parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10

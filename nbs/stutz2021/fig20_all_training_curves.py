@@ -114,7 +114,7 @@ both.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "RLoss during training, measured: test images solid, training images dotted; dashed, the level of the test curve at the early-stopped epoch. The test curve is under PGD-7; that on training images under the attack used in training, without adversarial weights. All panels have the same axes. Means over seeds, bands of one standard deviation.", "name": "fig20-rloss"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "RLoss during training, measured: test images solid, training images dotted; dashed, the level of the test curve at the early-stopped epoch. The test curve is under PGD-7; that on training images under the attack used in training, without adversarial weights. All panels have the same axes. Means over seeds, bands of one standard deviation where there are several.", "name": "fig20-rloss"}} tags=["hide-input"]
 size = {"rows": math.ceil(len(shown) / 3), "columns": 3}
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
 for ax, name in zip(axes.flat, shown):
@@ -130,7 +130,7 @@ folder = paths.ROOT / "_build" / "figures" / profile
 plots.save(fig, history, "stutz2021_fig20", folder)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "RErr during training, measured, drawn in the same way.", "name": "fig20-rerr"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "RErr during training, measured: test images under PGD-7 solid, training images under the attack used in training dotted; dashed, the level at the early-stopped epoch. All panels have the same axes. Means over seeds.", "name": "fig20-rerr"}} tags=["hide-input"]
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
 for ax, name in zip(axes.flat, shown):
     curves.compare(history, {name: "#D55E00"}, "rerr", ax, legend="")

@@ -21,7 +21,7 @@
 # RErr on training images is in the reverse one.
 #
 # **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
-# minute and `digits` seven minutes for each seed, on two CPU cores; the
+# minute and `digits` 7 to 25 minutes for each seed, on two CPU cores; the
 # `cifar10` profiles need a GPU. The networks are those of Fig. 1: once there,
 # they are kept.
 #
@@ -107,7 +107,7 @@ tables.sheet(by_group, COLUMNS)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RErr under AutoAttack of the methods of Table 1, measured here against published for CIFAR-10. Were the two settings to rank the methods alike, the points would rise from left to right. Means over seeds, bars of one standard deviation.", "name": "tab01-ranking"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "RErr under AutoAttack of the methods of Table 1, measured here against published for CIFAR-10. Were the two settings to rank the methods alike, the points would rise from left to right. Means over seeds, bars of one standard deviation where there are several.", "name": "tab01-ranking"}} tags=["hide-input"]
 means = wide.groupby("method").mean()
 ranks = printed[["label", "family"]].assign(
     rerr_published=printed[RERR],

@@ -63,8 +63,9 @@ COLUMNS = {
 printed = published.table2()
 known = runs.named(methods)
 chosen = [method for method in printed.index if method in known]
-asked = [("autoattack", "last", "test"), ("hessian", "last", "test")]
+asked = [(m, "last", "test") for m in ("robustness", "autoattack", "hessian")]
 measures, _ = runs.collect(chosen, profile, seeds, source, workers, asked)
+stated = plots.caption(measures)
 scales = ["scaled-0.5", "scaled-2"] if "at" in chosen else []
 asked = [(m, s, "test") for m in ("robustness", "hessian") for s in scales]
 if scales:
@@ -74,7 +75,7 @@ if scales:
 wide = runs.wide(measures).rename(columns={"convexity": RATIO})
 images = min(profiles.get(profile).protocol.hessian_images,
              profiles.get(profile).test)
-Markdown(f"{plots.caption(measures)} Eigenvalues: the first {images} of them.")
+Markdown(f"{stated} Eigenvalues: the first {images} of them.")
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -140,7 +141,9 @@ about = [
     "lambda-across", "convexity-across", "convexity-small", "scaling-lambda",
     "scaling-robustness",
 ]
-measured = {"wide": wide.rename(columns={RATIO: "convexity"})}
+own = [method in known for method in wide.index.get_level_values("method")]
+trained = wide[own]  # without the scaled versions
+measured = {"wide": trained.rename(columns={RATIO: "convexity"})}
 if scales:
     first, _ = runs.collect("at", profile, seeds, source, workers)
     measured["tidy"] = pd.concat([first, measures, scaled])

@@ -20,7 +20,7 @@
 # the paper, and lie in flatter minima.
 #
 # **Cost.** Seconds. To measure the networks takes a GPU, a download of more
-# than a gigabyte and some hours (shared with Table 3):
+# than a gigabyte and, estimated, some hours (shared with Table 3):
 #
 #     pip install robustbench
 #     python nbs/run.py tab04 -p profile cifar10 -p source live
@@ -78,7 +78,7 @@ found = len(measures) > 0
 nothing = (printed * float("nan")).rename_axis("method")
 wide = runs.wide(measures) if found else nothing
 wide = wide.rename(index=robustbench.NAMES)
-stated = f"profile {profile}, seeds {', '.join(map(str, seeds))}"
+stated = f"profile {profile}, seed {', '.join(map(str, seeds))}"
 Markdown(
     plots.caption(measures) if found else f"Nothing is measured at {stated}: "
     f"these are networks for CIFAR-10. See above for how to measure them."

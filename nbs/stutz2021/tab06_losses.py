@@ -80,7 +80,7 @@ tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Robust loss of all methods, measured here against published for CIFAR-10 (PGD, last epoch). Coloured by family. Means over seeds, bars of one standard deviation.", "name": "tab06-losses"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Robust loss of all methods, measured here against published for CIFAR-10 (PGD, last epoch). Coloured by family. Means over seeds, bars of one standard deviation where there are several.", "name": "tab06-losses"}} tags=["hide-input"]
 both = printed[["label", "family"]].assign(
     rloss_published=table[(RLOSS, "published")],
     rloss_measured=table[(RLOSS, "measured")],
