@@ -130,15 +130,15 @@ for topic in order:
 # %% tags=["hide-input"]
 verdict = found.pivot(index="id", columns="source", values="verdict")
 total = verdict.apply(pd.Series.value_counts).reindex(kinds).fillna(0)
-both = verdict[verdict[profile].isin(kinds)]
+decided = verdict.isin(["holds", "fails"])
+both = verdict[decided[["printed", profile]].all(axis=1)]
 same = (both["printed"] == both[profile]).sum()
-stated = both["printed"].isin(kinds).sum()
 Markdown(f"""
 On the printed numbers, {total.loc['holds', 'printed']:.0f} of {len(verdict)}
 claims hold and {total.loc['fails', 'printed']:.0f} do not; the others are shown
-in figures only. At profile `{profile}`, {len(both)} can be decided:
+in figures only. At profile `{profile}`, {decided[profile].sum()} can be decided:
 {total.loc['holds', profile]:.0f} hold and {total.loc['fails', profile]:.0f}
-fail. Of the {stated} decided on both sides, {same} get the same verdict. What
-the differences may mean is the subject of the page
+fail. Of the {len(both)} decided on both sides, {same} get the same verdict.
+What the differences may mean is the subject of the page
 [What we found](found.ipynb).
 """)
