@@ -138,7 +138,7 @@ On the printed numbers, {total.loc['holds', 'printed']:.0f} of {len(verdict)}
 claims hold and {total.loc['fails', 'printed']:.0f} do not; the others are shown
 in figures only. At profile `{profile}`, {decided[profile].sum()} can be
 decided: {total.loc['holds', profile]:.0f} hold and
-{total.loc['fails', profile]:.0f} fail. Of the {len(both)} decided on both sides, {same} get the same verdict.
-What the differences may mean is the subject of the page
+{total.loc['fails', profile]:.0f} fail. Of the {len(both)} decided on both
+sides, {same} get the same verdict. What the differences may mean is the subject of the page
 [What we found](found.ipynb).
 """)
