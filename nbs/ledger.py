@@ -139,6 +139,6 @@ claims hold and {total.loc['fails', 'printed']:.0f} do not; the others are shown
 in figures only. At profile `{profile}`, {decided[profile].sum()} can be
 decided: {total.loc['holds', profile]:.0f} hold and
 {total.loc['fails', profile]:.0f} fail. Of the {len(both)} decided on both
-sides, {same} get the same verdict. What the differences may mean is the subject of the page
-[What we found](found.ipynb).
+sides, {same} get the same verdict. What the differences may mean is the subject
+of the page [What we found](found.ipynb).
 """)
