@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from . import checks
 from .attacks import PGD
-from .kernels import exact, fast, freeze
+from .kernels import exact, fast, freeze, laid_out
 from .losses import cross_entropy
 from .progress import bar
-from .weights import Weights, add, as_function, detached, direction, layers, mode, project, sample
+from .weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
 
 SCOPES = ("batch", "dataset")
 REFERENCE_RESTARTS = 10
@@ -90,8 +90,11 @@ def worst_flatness(
 
     def losses(group: list[slice], g: torch.Generator) -> Tensor:
         f = fast(model, precision)  # in eval mode by now
-        ascent = _Ascent(f=f, w=search.w, attack=attack, xi=xi, lr_w=lr_w)
+        ascent = _Ascent(f=f, w=w, lengths=lengths, attack=attack, xi=xi, lr_w=lr_w)
         return _joint(search, ascent, group, steps, g)
+
+    w = laid_out(search.w)
+    lengths = norms(w)
 
     return search.flatness(losses, worst=True)
 
@@ -181,12 +184,15 @@ class _Ascent:
 
     f: Callable
     w: Weights
+    lengths: Weights  # ||w_l||
     attack: PGD | None  # None: nu alone
     xi: float
     lr_w: float
 
-    def step(self, nu: Weights, delta: Tensor, x: Tensor, y: Tensor) -> tuple[Weights, Tensor]:
-        """Both gradients from one backward pass; a layer that takes no part stays."""
+    def step(self, nu: Weights, delta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Move ``nu`` in place and return the next delta, with both gradients from one backward
+        pass; a layer that takes no part stays.
+        """
         attack = self.attack
         with torch.enable_grad():
             point = (x + delta).requires_grad_(attack is not None)
@@ -194,21 +200,21 @@ class _Ascent:
             wanted = [*moved.values(), point] if attack else [*moved.values()]
             loss = cross_entropy(self.f(moved, point), y).mean()
             grads = torch.autograd.grad(loss, wanted, materialize_grads=True)
-        nu = add(nu, direction(dict(zip(moved, grads)), self.w), self.lr_w)
+        climb(nu, dict(zip(moved, grads)), self.lengths, self.lr_w, self.xi)
         if attack:
             delta = attack.project(delta + attack.step * attack.ascent(grads[-1]), x)
-        return project(nu, self.w, self.xi), delta
+        return delta
 
 
 def _joint(search: _Search, ascent: _Ascent, group: list[slice], steps: int, g) -> Tensor:
     """One start of the joint ascent on the batches of a group: the final losses (n,)."""
     x, y, w, attack = search.x, search.y, ascent.w, ascent.attack
     shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
-    nu = {k: v * shrink[k] for k, v in sample(w, ascent.xi, g).items()}
+    nu = laid_out({k: v * shrink[k] for k, v in sample(w, ascent.xi, g).items()})
     deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}
     for _ in range(steps):
         for b in group:
-            nu, deltas[b.start] = ascent.step(nu, deltas[b.start], x[b], y[b])
+            deltas[b.start] = ascent.step(nu, deltas[b.start], x[b], y[b])
     f, moved = as_function(search.model), add(w, nu)
     with torch.no_grad(), exact():
         return torch.cat([cross_entropy(f(moved, x[b] + deltas[b.start]), y[b]) for b in group])

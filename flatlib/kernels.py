@@ -112,6 +112,13 @@ def fast(model: nn.Module, precision: str = "float32"):
     return planned
 
 
+def laid_out(w: Weights) -> Weights:
+    """The same values as ``freeze`` and ``fast`` want them in memory: what need not be copied there
+    again at every step.
+    """
+    return {k: _channels_last(v) if v.ndim == 4 else v for k, v in w.items()}
+
+
 def _cast(model: nn.Module, dtype: torch.dtype | None):
     """The model as a function f(w, x), in autocast where a precision is asked for."""
     f = as_function(model)

@@ -126,6 +126,22 @@ def project(nu: Weights, w: Weights, xi: float) -> Weights:
     return _scaled(nu, torch._foreach_clamp_max(ratios, 1.0))
 
 
+def climb(nu: Weights, grads: Weights, lengths: Weights, lr: float, xi: float) -> None:
+    """nu <- project(nu + lr direction(grads, w), w, xi) in place, with ``lengths`` = norms(w).
+
+    The same step as those three functions take, with a third of their memory traffic: in an ascent
+    on few images that is a good part of the time.
+    """
+    grads, lengths, moving = [grads[k] for k in nu], [lengths[k] for k in nu], list(nu.values())
+
+    def ratios(tensors: list[Tensor], scale: float) -> list[Tensor]:
+        size = torch._foreach_clamp_min(torch._foreach_norm(tensors), _TINY)
+        return torch._foreach_mul(torch._foreach_div(lengths, size), scale)
+
+    torch._foreach_addcmul_(moving, grads, ratios(grads, lr))
+    torch._foreach_mul_(moving, torch._foreach_clamp_max(ratios(moving, xi), 1.0))
+
+
 @contextmanager
 def mode(model: nn.Module, training: bool):
     """Run the block in train or eval mode, then give every module its own mode back."""

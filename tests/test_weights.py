@@ -159,6 +159,26 @@ def test_direction_is_equation_2_naively(tiny, g):
         torch.testing.assert_close(v, want)
 
 
+def test_a_climb_is_a_normalised_step_and_a_projection(tiny, g):
+    w = weights.detached(layers(tiny))
+    grads = {k: torch.randn(v.shape, generator=g) for k, v in w.items()}
+    for start in (0.1, 0.5):  # the step stays inside, or leaves the ball
+        nu = weights.sample(w, start, g)
+        before = {k: v.clone() for k, v in nu.items()}
+        moved = weights.add(nu, weights.direction(grads, w), 0.2)
+        weights.climb(nu, grads, weights.norms(w), lr=0.2, xi=0.5)
+        for k, v in weights.project(moved, w, 0.5).items():
+            torch.testing.assert_close(nu[k], v)
+            assert not torch.equal(nu[k], before[k]) or not w[k].any()
+
+
+def test_a_climb_leaves_layers_without_length_or_gradient(g):
+    w = {"zero": torch.zeros(4), "some": torch.ones(4)}
+    nu = {"zero": torch.zeros(4), "some": torch.full((4,), 0.1)}
+    weights.climb(nu, {"zero": torch.ones(4), "some": torch.zeros(4)}, weights.norms(w), 0.1, 0.5)
+    assert not nu["zero"].any() and torch.equal(nu["some"], torch.full((4,), 0.1))
+
+
 def test_zero_tensors_give_zero_never_nan(g):
     w = {"zero": torch.zeros(4), "some": torch.ones(4)}
     nu = {"zero": torch.ones(4), "some": torch.zeros(4)}
