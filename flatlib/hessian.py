@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .bilinear import TwiceDifferentiable
-from .kernels import exact, fast
+from .kernels import exact, fast, laid_out
 from .losses import cross_entropy
 from .weights import Weights, detached, layers, mode
 
@@ -22,10 +22,8 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     batch size. On a GPU float32 is meant in full, whatever the user has set (``kernels.exact``).
     """
     f = fast(model)
-    w = {
-        k: v.requires_grad_()
-        for k, v in checks.perturbable(detached(layers(model, biases=False))).items()
-    }
+    w = laid_out(checks.perturbable(detached(layers(model, biases=False))))
+    w = {k: v.requires_grad_() for k, v in w.items()}
 
     def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
         with TwiceDifferentiable(), exact():
@@ -38,14 +36,15 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
 
     def hessian_times(v: Tensor) -> Tensor:
         parts = torch.split(v, [t.numel() for t in w.values()])
-        vectors = [part.view_as(t) for part, t in zip(parts, w.values())]
-        total = torch.zeros_like(v)
+        vectors = laid_out({k: part.view_as(w[k]) for k, part in zip(w, parts)}).values()
+        total = None
         for grads in kept or (gradient(*one) for one in batches):
             curved, along = zip(*((g, u) for g, u in zip(grads, vectors) if g.requires_grad))
             how = {"retain_graph": bool(kept), "materialize_grads": True}
             with exact():
                 products = torch.autograd.grad(curved, w.values(), along, **how)
-            total += torch.cat([p.flatten() for p in products])
+            part = torch.cat([p.flatten() for p in products])
+            total = part if total is None else total.add_(part)
         return total
 
     return hessian_times, sum(t.numel() for t in w.values())
