@@ -1,10 +1,9 @@
-"""Data sets as tensors, the splits, and the batches of an epoch.
+"""Data sets as tensors, and the splits.
 
 A data set is loaded once, split by a fixed rule and kept in memory: images (N, C, H, W) float in
 [0, 1], labels (N,) long. No worker processes.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import augment, pickled
-from .losses import ROTATIONS
+from . import pickled
 from .paths import DATASETS
 
 CIFAR10_TRAIN = 50_000  # images of CIFAR-10's training part
@@ -45,7 +43,8 @@ class Dataset:
     """Disjoint parts: what is trained on, what measures are taken on, what picks the early-stopped
     epoch.
 
-    ``pool`` holds further images whose true labels no method sees; ``mean`` and ``std`` are per
+    ``pool`` holds further images whose true labels no method sees, ``rest`` the test images beyond
+    ``test`` (with those of ``early``), for what needs no attack; ``mean`` and ``std`` are per
     channel over the training part.
     """
 
@@ -55,6 +54,7 @@ class Dataset:
     early: Split
     pool: Split
     classes: int = 10
+    rest: Split | None = None
     origin: str = ""  # what the images were read from, where that makes a difference
 
     @property
@@ -66,8 +66,15 @@ class Dataset:
         return tuple(self.train.x.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist())
 
     def to(self, device) -> "Dataset":
-        names = ("train", "test", "early", "pool")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        parts = {name: p.to(device) for name, p in vars(self).items() if isinstance(p, Split)}
+        return replace(self, **parts)
+
+    def all_test(self) -> Split:
+        """All test images there are, ``test`` first."""
+        if not self.rest:
+            return self.test
+        more = Split(floats(self.rest.x), self.rest.y)
+        return Split(*(torch.cat(both) for both in zip(self.test, more)))
 
 
 def load(name: str, train: int, test: int, early: int) -> Dataset:
@@ -107,7 +114,8 @@ def _cifar10(train: int, test: int, early: int) -> Dataset:
     last = Split(held_out.x[-early:], held_out.y[-early:])
     parts = (Split(floats(x), y) for x, y in (learn.first(train), held_out.first(test), last))
     pool = Split(learn.x[train:], learn.y[train:])
-    return Dataset("cifar10", *parts, pool, origin=origin)
+    rest = Split(held_out.x[test:], held_out.y[test:])
+    return Dataset("cifar10", *parts, pool, rest=rest, origin=origin)
 
 
 def _fits(what: str, available: int, wanted: int) -> None:
@@ -215,72 +223,9 @@ def labelled_pool(file: Path) -> Split:
 LOADERS = {"digits": _digits, "cifar10": _cifar10}
 
 
-@dataclass(frozen=True)
-class Batches:
-    """How an epoch is cut into batches (the ``data`` slot of a method).
-
-    ``augment`` names augmentations, applied in order before the attack. ``unlabelled`` is the share
-    of each batch drawn from the pseudo-labelled pool, ``rotated`` the share of training images
-    turned by a random multiple of 90 degrees for self-supervision; both shares are drawn with
-    replacement, and a mixed epoch has as many batches as a plain one.
-    """
-
-    size: int = 128
-    augment: tuple[str, ...] = ("crop", "flip")
-    unlabelled: float = 0.0
-    rotated: float = 0.0
-
-    def __post_init__(self):
-        unknown = [name for name in self.augment if name not in augment.AUGMENTATIONS]
-        if unknown:
-            raise ValueError(f"augment={unknown}: choose from {sorted(augment.AUGMENTATIONS)}")
-        shares = self.unlabelled, self.rotated
-        if min(shares) < 0 or sum(shares) >= 1:
-            raise ValueError(f"unlabelled, rotated={shares}: shares of a batch, together below 1")
-
-    def epoch(self, data: Dataset, random: Mapping[str, torch.Generator]) -> Iterator[Split]:
-        """An epoch of augmented batches, by the streams "order", "augment" and "auxiliary"."""
-        extra, aside = int(self.size * self.unlabelled), int(self.size * self.rotated)
-        permutation = torch.randperm(
-            len(data.train), generator=random["order"], device=data.train.x.device
-        )
-        plain = permutation.split(self.size - extra - aside)
-        for chosen in plain[: -(-len(data.train) // self.size)]:
-            x, y = data.train.x[chosen], data.train.y[chosen]
-            if self.unlabelled and len(data.pool):
-                x, y = _joined((x, y), _drawn(data.pool, extra, random["auxiliary"]))
-            x = self.augmented(x, random["augment"])
-            if self.rotated:
-                turned = _drawn(data.train, aside, random["auxiliary"]).x
-                turned = self.augmented(turned, random["augment"])
-                x, y = _joined((x, y), rotations(turned, data.classes, random["auxiliary"]))
-            yield Split(x, y)
-
-    def augmented(self, x: Tensor, g: torch.Generator) -> Tensor:
-        for name in self.augment:
-            x = augment.AUGMENTATIONS[name](x, g)
-        return x
-
-
-def rotations(x: Tensor, classes: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Each image turned by its own random r quarters, and the labels classes + r (N,)."""
-    r = torch.randint(ROTATIONS, (len(x),), generator=g, device=x.device)
-    turned = torch.stack([torch.rot90(x, quarter, (2, 3)) for quarter in range(ROTATIONS)])
-    return turned[r, torch.arange(len(x), device=x.device)], classes + r
-
-
 def floats(x: Tensor) -> Tensor:
     """Images as floats in [0, 1]; those of a large pool are kept as uint8."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
-
-
-def _drawn(split: Split, n: int, g: torch.Generator) -> Split:
-    chosen = torch.randint(len(split), (n,), generator=g, device=split.x.device)
-    return Split(floats(split.x[chosen]), split.y[chosen])
-
-
-def _joined(a, b) -> tuple[Tensor, Tensor]:
-    return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -27,14 +27,13 @@ class Subject:
     """A model, the part of the data it is measured on, and the protocol."""
 
     def __init__(self, model: nn.Module, data: Dataset, profile: Profile, split: str):
-        self.model, self.profile, self.protocol, self.split = (
-            model,
-            profile,
-            profile.protocol,
-            split,
-        )
+        self.model, self.split = model, split
+        self.profile, self.protocol = profile, profile.protocol
         part: Split = data.train if split == "train" else data.test
         self.x, self.y = part.first(profile.test)
+        self.whole = data.all_test()
+        if split == "train":
+            self.whole = data.train.first(len(self.whole))
 
     @property
     def pgd(self) -> PGD:
@@ -51,6 +50,14 @@ class Subject:
         attack = replace(self.pgd, restarts=self.protocol.restarts)
         return evaluate(self.model, self.x, self.y, attack, self.generator("pgd"), doubts=False)
 
+    @cached_property
+    def clean(self) -> Report:
+        """Err and Loss, on more images than can be attacked: all test images, or as many of the
+        training images.
+        """
+        same = len(self.whole) == len(self.x)
+        return self.report if same else evaluate(self.model, *self.whole)
+
     def row(self, measure: str, value: float, attack: str = "none", **more) -> dict:
         return {
             "split": self.split,
@@ -63,11 +70,12 @@ class Subject:
 
 
 def robustness(s: Subject) -> list[dict]:
-    """Err and Loss; RErr and RLoss by PGD with restarts, RLoss also over clean-correct and
-    -incorrect examples.
+    """Err and Loss (all test images, as many training images); RErr and RLoss by PGD with restarts,
+    RLoss also over clean-correct and -incorrect examples.
     """
     report, attack = s.report, f"pgd{s.protocol.steps}x{s.protocol.restarts}"
-    rows = [s.row("err", report.Err), s.row("loss", report.Loss)]
+    n = len(s.whole)
+    rows = [s.row("err", s.clean.Err, n=n), s.row("loss", s.clean.Loss, n=n)]
     rows += [s.row("rerr", report.RErr, attack), s.row("rloss", report.RLoss, attack)]
     return rows + [s.row(f"rloss_{k}", v, attack) for k, v in report.split().items()]
 

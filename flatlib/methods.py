@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import checks
 from .attacks import PGD, IgnoreIncorrect, PerTask, PreventLeaking
-from .data import Batches
+from .batches import Batches
 from .losses import Adversarial, Mart, Rotation, Trades
 from .models import ACTIVATIONS
 from .steps import EMA, SGD, Adam, Ascend, Clip, Constant, Cyclic, EntropySGD, Stay, Steps

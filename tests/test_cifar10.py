@@ -78,6 +78,9 @@ def test_a_method_trains_and_is_measured(there, name):
     assert np.isfinite(run.history().train_rloss).all()
     table = run.measure(SOME)
     assert finite(table) and set(table.images) == {"JPEG files"}
+    clean = table.measure.isin(["err", "loss"])
+    assert set(table[clean].n) == {10 * PER_CLASS["test"]}
+    assert set(table[~clean].n) == {TINY.test}
 
 
 @pytest.mark.parametrize("name", ["at", "ssl4", "gelu", "dropout", "unlabeled"])

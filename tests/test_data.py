@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from flatlib import augment, data, paths, profiles
-from flatlib.data import Batches, Dataset, Split, rotations
+from flatlib.batches import Batches, rotations
+from flatlib.data import Dataset, Split
 from flatlib.streams import Streams
 
 ARCHIVE = paths.ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
@@ -109,6 +110,10 @@ def test_an_image_folder_is_read_with_balanced_prefixes(folder):
     assert d.pool.x.dtype == torch.uint8 and d.pool.x[0, :, 0, 0].tolist() == [40, 10, 0]
     assert (d.test.x[:, 2] == 1 / 255).all() and (d.early.x[:, 2] == 1 / 255).all()
     assert not set(rows(d.test.x)) & set(rows(d.early.x))  # the first and the last test images
+    whole = d.all_test()
+    assert len(d.rest) == 14 and len(set(rows(whole.x))) == 20  # every test image, once
+    assert torch.equal(whole.x[:6], d.test.x) and torch.equal(whole.x[-3:], d.early.x)
+    assert whole.y.tolist() == [*range(10)] * 2 and len(d.to("cpu").rest) == 14
 
 
 def test_a_cifar10_subfolder_will_do(folder, tmp_path, monkeypatch):

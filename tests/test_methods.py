@@ -12,7 +12,8 @@ import torch
 
 from flatlib import AT, CATALOGUE, PGD, Method, fit, profiles, published
 from flatlib.attacks import PerTask
-from flatlib.data import Batches, Split
+from flatlib.batches import Batches
+from flatlib.data import Split
 from flatlib.losses import Adversarial, Mart, Rotation, Trades
 from flatlib.methods import MAIN, TABLE1, Exact, Noise, Smooth, describe, differences
 from flatlib.models import ACTIVATIONS, ResNet, WithRotations

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from flatlib import AT, CATALOGUE, PGD, checkpoints, evaluate, fit, profiles, train
+from flatlib.batches import Batches
 from flatlib.checkpoints import Damaged
-from flatlib.data import Batches
 from flatlib.losses import cross_entropy
 from flatlib.methods import Noise
 from flatlib.steps import EMA, SAM, SWA, Adam, Ascend, Constant, EntropySGD
