@@ -108,9 +108,9 @@ PROFILES = {
         ),
     ),
     "cifar10-small": Profile(
-        "cifar10-small", "cifar10", train=5000, test=1000, early=500, blocks=(2, 2, 2, 2), width=16,
-        epochs=60, batch=128, eps=PAPER_EPS, log_every=2,
-        protocol=Protocol(autoattack=_LIGHT),
+        "cifar10-small", "cifar10", train=1000, test=1000, early=500, blocks=(2, 2, 2, 2), width=16,
+        epochs=80, batch=32, eps=PAPER_EPS, without=("crop", "crop-mean"), log_every=2,
+        log_images=1000, protocol=Protocol(autoattack=_LIGHT),
     ),
     "cifar10": Profile(
         "cifar10", "cifar10", train=50_000, test=1000, early=500, blocks=(2, 2, 2, 2), width=64,
