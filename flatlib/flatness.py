@@ -89,12 +89,9 @@ def worst_flatness(
     )  # fmt: skip
 
     def losses(group: list[slice], g: torch.Generator) -> Tensor:
-        f = fast(model, precision)  # in eval mode by now
-        ascent = _Ascent(f=f, w=w, lengths=lengths, attack=attack, xi=xi, lr_w=lr_w)
+        f, w = fast(model, precision), laid_out(model, search.w)  # in eval mode by now
+        ascent = _Ascent(f=f, w=w, lengths=norms(w), attack=attack, xi=xi, lr_w=lr_w)
         return _joint(search, ascent, group, steps, g)
-
-    w = laid_out(search.w)
-    lengths = norms(w)
 
     return search.flatness(losses, worst=True)
 
@@ -210,7 +207,8 @@ def _joint(search: _Search, ascent: _Ascent, group: list[slice], steps: int, g) 
     """One start of the joint ascent on the batches of a group: the final losses (n,)."""
     x, y, w, attack = search.x, search.y, ascent.w, ascent.attack
     shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
-    nu = laid_out({k: v * shrink[k] for k, v in sample(w, ascent.xi, g).items()})
+    nu = {k: v * shrink[k] for k, v in sample(w, ascent.xi, g).items()}
+    nu = laid_out(search.model, nu)
     deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}
     for _ in range(steps):
         for b in group:

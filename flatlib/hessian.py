@@ -22,7 +22,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     batch size. On a GPU float32 is meant in full, whatever the user has set (``kernels.exact``).
     """
     f = fast(model)
-    w = laid_out(checks.perturbable(detached(layers(model, biases=False))))
+    w = laid_out(model, checks.perturbable(detached(layers(model, biases=False))))
     w = {k: v.requires_grad_() for k, v in w.items()}
 
     def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
@@ -36,7 +36,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
 
     def hessian_times(v: Tensor) -> Tensor:
         parts = torch.split(v, [t.numel() for t in w.values()])
-        vectors = laid_out({k: part.view_as(w[k]) for k, part in zip(w, parts)}).values()
+        vectors = laid_out(model, {k: p.view_as(w[k]) for k, p in zip(w, parts)}).values()
         total = None
         for grads in kept or (gradient(*one) for one in batches):
             curved, along = zip(*((g, u) for g, u in zip(grads, vectors) if g.requires_grad))

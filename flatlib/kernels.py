@@ -112,10 +112,14 @@ def fast(model: nn.Module, precision: str = "float32"):
     return planned
 
 
-def laid_out(w: Weights) -> Weights:
-    """The same values as ``freeze`` and ``fast`` want them in memory: what need not be copied there
-    again at every step.
+def laid_out(model: nn.Module, w: Weights) -> Weights:
+    """The same values in the order that the fast form of ``model`` wants them in memory: what need
+    not be copied there at every step. Where a network has no fast form nothing changes: its own
+    convolutions are not called with weights channels-last (see ``graphs._take_over``).
     """
+    plan = _plan(model)
+    if plan is None or plan.kept:
+        return w
     return {k: _channels_last(v) if v.ndim == 4 else v for k, v in w.items()}
 
 

@@ -641,6 +641,17 @@ def test_recording_without_a_gpu_is_refused(tiny):
         kernels.freeze(tiny, recorded=True)
 
 
+@pytest.mark.parametrize("strange", [None, "control flow", "train mode"])
+def test_weights_are_laid_out_only_for_the_fast_form(tiny, age, strange):
+    """A network's own strided convolutions would corrupt memory with weights channels-last."""
+    net = {None: tiny.eval(), "control flow": age(ControlFlow())}.get(strange) or tiny.train()
+    w = weights.detached(layers(net))
+    out = kernels.laid_out(net, w)
+    assert out.keys() == w.keys() and all(torch.equal(out[k], v) for k, v in w.items())
+    wide = [k for k, v in w.items() if v.ndim == 4 and min(v.shape[1:3]) > 1]
+    assert wide and {out[k].stride() != w[k].stride() for k in wide} == {strange is None}
+
+
 @pytest.mark.parametrize("strange", ["control flow", "train mode"])
 def test_recording_what_cannot_be_recorded_is_refused(tiny, age, strange):
     net = age(ControlFlow()) if strange == "control flow" else tiny.train()
