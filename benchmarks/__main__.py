@@ -26,7 +26,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=subjects.SUBJECTS,
                         default=list(subjects.SUBJECTS))  # fmt: skip
     parser.add_argument("--quick", dest="size", action="store_const", const="quick",
-                        help="smaller batches and fewer rounds, 6 to 12 minutes")  # fmt: skip
+                        help="smaller batches and fewer rounds, a quarter of an hour")  # fmt: skip
     parser.add_argument("--size", choices=subjects.SIZES, default="default")
     parser.add_argument("--device", default="cpu",
                         help=f"cuda: {', '.join(ON_GPU)} there; see --size gpu")  # fmt: skip

@@ -1,6 +1,7 @@
 """The straightforward implementation is right, and the benchmark runs."""
 
 import csv
+import subprocess
 import sys
 
 import pytest
@@ -103,6 +104,16 @@ def test_unequal_work_is_shown():
     base, other = race.race(item, "small", repeats=3)
     assert base.doubts == () and len(base.seconds) == 3
     assert other.doubts == ("102 gradient steps instead of 100", "RLoss +2.0%")
+
+
+def test_peak_memory_is_that_of_the_process_itself():
+    """Not that of the process that started it, which Linux hands on to ``getrusage``."""
+    hog = torch.ones(300_000_000)  # 1.2 GB
+    code = "from benchmarks import race; print(race.own_peak())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=paths.ROOT
+    )
+    assert hog.sum() > 0 and 50 < float(done.stdout) < 1000 < race.own_peak()
 
 
 def test_missing_peers_are_named(monkeypatch):
