@@ -31,9 +31,7 @@ class Subject:
         self.profile, self.protocol = profile, profile.protocol
         part: Split = data.train if split == "train" else data.test
         self.x, self.y = part.first(profile.test)
-        self.whole = data.all_test()
-        if split == "train":
-            self.whole = data.train.first(len(self.whole))
+        self.data = data
 
     @property
     def pgd(self) -> PGD:
@@ -51,10 +49,14 @@ class Subject:
         return evaluate(self.model, self.x, self.y, attack, self.generator("pgd"), doubts=False)
 
     @cached_property
+    def whole(self) -> Split:
+        """What Err and Loss are taken on: all test images, or as many of the training images."""
+        test = self.data.all_test()
+        return self.data.train.first(len(test)) if self.split == "train" else test
+
+    @cached_property
     def clean(self) -> Report:
-        """Err and Loss, on more images than can be attacked: all test images, or as many of the
-        training images.
-        """
+        """Err and Loss, on more images than can be attacked."""
         same = len(self.whole) == len(self.x)
         return self.report if same else evaluate(self.model, *self.whole)
 
