@@ -36,7 +36,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
 
     def hessian_times(v: Tensor) -> Tensor:
         parts = torch.split(v, [t.numel() for t in w.values()])
-        vectors = laid_out(model, {k: p.view_as(w[k]) for k, p in zip(w, parts)}).values()
+        vectors = [torch.empty_like(t).copy_(p.view_as(t)) for t, p in zip(w.values(), parts)]
         total = None
         for grads in kept or (gradient(*one) for one in batches):
             curved, along = zip(*((g, u) for g, u in zip(grads, vectors) if g.requires_grad))

@@ -97,8 +97,13 @@ def _scaled(nu: Weights, factors: list[Tensor]) -> Weights:
 
 def _ratios(w: Weights, nu: Weights, per: str = "layer") -> list[Tensor]:
     """||w_l|| / ||nu_l||, finite where nu_l is zero."""
+    return _over(norms({k: w[k] for k in nu}, per), nu, per)
+
+
+def _over(lengths: Weights, nu: Weights, per: str = "layer") -> list[Tensor]:
+    """``lengths`` / ||nu_l||, finite where nu_l is zero."""
     size = torch._foreach_clamp_min(list(norms(nu, per).values()), _TINY)
-    return torch._foreach_div(list(norms({k: w[k] for k in nu}, per).values()), size)
+    return torch._foreach_div([lengths[k] for k in nu], size)
 
 
 def direction(nu: Weights, w: Weights, per: str = "layer") -> Weights:
@@ -129,17 +134,14 @@ def project(nu: Weights, w: Weights, xi: float) -> Weights:
 def climb(nu: Weights, grads: Weights, lengths: Weights, lr: float, xi: float) -> None:
     """nu <- project(nu + lr direction(grads, w), w, xi) in place, with ``lengths`` = norms(w).
 
-    The same step as those three functions take, with a third of their memory traffic: in an ascent
-    on few images that is a good part of the time.
+    The same step as those functions take, without their copies of all weights: in an ascent on few
+    images these are a good part of the time.
     """
-    grads, lengths, moving = [grads[k] for k in nu], [lengths[k] for k in nu], list(nu.values())
-
-    def ratios(tensors: list[Tensor], scale: float) -> list[Tensor]:
-        size = torch._foreach_clamp_min(torch._foreach_norm(tensors), _TINY)
-        return torch._foreach_mul(torch._foreach_div(lengths, size), scale)
-
-    torch._foreach_addcmul_(moving, grads, ratios(grads, lr))
-    torch._foreach_mul_(moving, torch._foreach_clamp_max(ratios(moving, xi), 1.0))
+    moving, grads = list(nu.values()), {k: grads[k] for k in nu}
+    rates = torch._foreach_mul(_over(lengths, grads), lr)
+    torch._foreach_addcmul_(moving, list(grads.values()), rates)
+    shrink = torch._foreach_mul(_over(lengths, nu), xi)
+    torch._foreach_mul_(moving, torch._foreach_clamp_max(shrink, 1.0))
 
 
 @contextmanager
