@@ -142,8 +142,8 @@ def worst(s: Subject, size: Size) -> Item:
 
     def ours(precision: str):
         return worst_flatness(
-            s.model, s.x, s.y, s.eps, 0.003, size.steps, 1, seeded(s), reference=zero,
-            batch=len(s.x), precision=precision,
+            s.model, s.x, s.y, s.eps, 0.003, size.steps, 1, seeded(s), protocol="paper",
+            reference=zero, batch=len(s.x), precision=precision,
         ).value  # fmt: skip
 
     return Item(

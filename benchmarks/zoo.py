@@ -48,7 +48,8 @@ def ours(size: Size, seed: int) -> float:
     report = evaluate(model, x, y, attack, g, doubts=False)
     one, reference = PGD(eps=p.eps, steps=size.steps), report.robust_loss
     average_flatness(model, x, y, one, 0.5, size.draws[0], g, reference=reference)
-    worst_flatness(model, x, y, p.eps, 0.003, size.steps, size.restarts, g, reference=reference)
+    how = {"protocol": "paper", "reference": reference}
+    worst_flatness(model, x, y, p.eps, 0.003, size.steps, size.restarts, g, **how)
     return report.RLoss
 
 

@@ -86,6 +86,7 @@ def measuring(profile: Profile, name: str) -> float:
     """Attack steps, counted per image, of one measure by the profile's protocol."""
     p, n, pgd = profile.protocol, profile.test, profile.protocol.steps + 1
     joint = (1 + CLEAN_STEP) * TRAIN_STEP * p.steps * n  # robust and clean
+    joint += p.steps * n if p.worst == "matched" else 0  # images alone, for the reference
     averages = len(set(p.radii) - {p.xi}) * p.radii_draws
     worsts = len(set(p.worst_radii) - set(p.worst_xi)) * p.radii_restarts
     line = p.line_points * (3 * p.line_draws + 1) * (p.line_steps + 1)
@@ -94,6 +95,8 @@ def measuring(profile: Profile, name: str) -> float:
         "autoattack": p.autoattack.steps_per_image * n,
         "average": p.draws * pgd * n,
         "worst": len(p.worst_xi) * p.worst_restarts * joint,
+        "offsets": (p.restarts + p.draws) * pgd * n
+        + p.worst_restarts * TRAIN_STEP * p.steps * n,
         "radii": (p.restarts + averages) * pgd * n + worsts * joint,
         "hessian": LANCZOS * HESSIAN_STEP * min(p.hessian_images, n),
         "lines": line * min(p.line_images, n),

@@ -15,6 +15,7 @@ from .progress import bar
 from .weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
 
 SCOPES = ("batch", "dataset")
+PROTOCOLS = ("matched", "paper")  # of the worst case: what its reference is
 REFERENCE_RESTARTS = 10
 
 
@@ -55,10 +56,10 @@ def average_flatness(
         generator=generator, reference=reference, progress=progress, precision=precision,
     )  # fmt: skip
 
-    def losses(group: list[slice], g: torch.Generator) -> Tensor:
+    def losses(group: list[slice], g: torch.Generator) -> tuple[Tensor, None]:
         moved = add(search.w, sample(search.w, xi, g))
         losses = [robust_loss(model, moved, x[b], y[b], attack, g, precision) for b in group]
-        return torch.cat(losses)
+        return torch.cat(losses), None
 
     return search.flatness(losses, worst=False)
 
@@ -66,9 +67,9 @@ def average_flatness(
 def worst_flatness(
     model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, xi: float = 0.003,
     steps: int = 20, restarts: int = 10, generator: torch.Generator | None = None, *,
-    lr: float | None = None, lr_w: float = 0.001, clean: bool = False, scope: str = "batch",
-    reference: Tensor | None = None, batch: int = 128, progress: bool = False,
-    precision: str = "float32",
+    protocol: str = "matched", lr: float | None = None, lr_w: float = 0.001, clean: bool = False,
+    scope: str = "batch", reference: Tensor | None = None, batch: int = 128,
+    progress: bool = False, precision: str = "float32",
 ) -> Flatness:  # fmt: skip
     """max_nu max_delta L(f(x + delta; w + nu), y) - max_delta L(f(x + delta; w), y) over B_xi(w),
     Eq. (5).
@@ -76,24 +77,32 @@ def worst_flatness(
     Joint ascent: every step moves nu by ``lr_w`` ||w_l|| g_l/||g_l|| per layer and delta by ``lr``
     sign(g), from the same backward pass, then projects both; the last iterate counts. ``restarts``
     random starts, the worst is taken per batch (``scope="batch"``, the paper) or per data set
-    ("dataset", the released code, where nu goes on from batch to batch). ``reference`` and
-    ``clean`` as in ``average_flatness``, with PGD-``steps``; ``precision`` too, here of the joint
-    steps.
+    ("dataset", the released code, where nu goes on from batch to batch).
+
+    ``protocol="matched"`` searches the reference alike, with nu held at 0: the same starts and
+    steps, the last iterate, the worst start per batch (or data set). It is 0 at xi = 0.
+    ``protocol="paper"`` takes PGD-``steps`` with 10 restarts, its best iterate for every example,
+    or the ``reference`` (N,) that is given: a stronger search than the joint one, so that the value
+    is below 0 at xi = 0. With ``clean=True``, where delta = 0, both are the same. ``precision`` as
+    in ``average_flatness``, here of the joint steps.
     """
     checks.radius("xi", xi), checks.radius("lr_w", lr_w), checks.number("steps", steps)
+    checks.choice("protocol", protocol, PROTOCOLS)
     attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
+    matched = protocol == "matched" and not clean
+    if matched and reference is not None:
+        raise ValueError("reference: protocol='matched' searches its own; 'paper' would take it")
     number = checks.number("restarts", restarts)
     search = _Search(
         model=model, x=x, y=y, attack=attack, draws=number, scope=scope, batch=batch,
         generator=generator, reference=reference, progress=progress, precision=precision,
     )  # fmt: skip
 
-    def losses(group: list[slice], g: torch.Generator) -> Tensor:
-        f, w = fast(model, precision), laid_out(model, search.w)  # in eval mode by now
-        ascent = _Ascent(f=f, w=w, lengths=norms(w), attack=attack, xi=xi, lr_w=lr_w)
-        return _joint(search, ascent, group, steps, g)
+    def losses(group: list[slice], g: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        ascent = _Ascent(search=search, xi=xi, lr_w=lr_w, steps=steps)  # in eval mode by now
+        return ascent.sides(group, g, matched)
 
-    return search.flatness(losses, worst=True)
+    return search.flatness(losses, worst=True, matched=matched)
 
 
 @dataclass(kw_only=True)
@@ -128,35 +137,44 @@ class _Search:
         batches = [slice(a, min(a + self.batch, len(self.x))) for a in starts]
         return [[b] for b in batches] if self.scope == "batch" else [batches]
 
-    def flatness(self, losses: Callable, worst: bool) -> Flatness:
-        """Run ``losses(group, g) -> (n,)`` for every group and draw; reduce to a Flatness."""
+    def flatness(self, losses: Callable, worst: bool, matched: bool = False) -> Flatness:
+        """Run ``losses(group, g)`` for every group and draw: (n,) each on moved weights and, where
+        the reference is ``matched``, on unmoved ones. Both sides are reduced alike.
+        """
+        shape = (self.draws, len(self.x))
+        moved, still = (torch.empty(shape, device=self.x.device) for _ in range(2))
         with mode(self.model, training=False):
-            reference = self._reference() if self.reference is None else self.reference
-            table = torch.empty(self.draws, len(self.x), device=self.x.device)
-            kept = torch.empty(len(self.x), device=self.x.device)
+            reference = None if matched else self._reference()
             todo = [(group, k) for group in self.groups() for k in range(self.draws)]
             for group, k in bar(todo, "flatness", show=self.progress, leave=False):
                 span = slice(group[0].start, group[-1].stop)
-                table[k, span] = losses(group, self.generator)
-                if k == self.draws - 1:
-                    kept[span] = _reduced(table[:, span], worst)
-        rise, means = kept - reference, table.mean(1)
+                moved[k, span], unmoved = losses(group, self.generator)
+                if matched:
+                    still[k, span] = unmoved
+        if matched:
+            reference = self._reduced(still, worst)
+        rise, means = self._reduced(moved, worst) - reference, moved.mean(1)
         return Flatness(
             rise.mean().item(), means.std(unbiased=False).item(), reference.mean().item(), rise
         )
 
+    def _reduced(self, table: Tensor, worst: bool) -> Tensor:
+        """(draws, N) -> (N,): the mean over draws, or in every group the draw of highest mean."""
+        if not worst:
+            return table.mean(0)
+        spans = (table[:, group[0].start : group[-1].stop] for group in self.groups())
+        return torch.cat([losses[losses.mean(1).argmax()] for losses in spans])
+
     def _reference(self) -> Tensor:
+        """The given one, or that of the attack with many restarts on unmoved weights."""
+        if self.reference is not None:
+            return self.reference
         attack = self.attack
         if hasattr(attack, "restarts"):
             attack = replace(attack, restarts=max(REFERENCE_RESTARTS, attack.restarts))
         how = attack, self.generator, self.precision
         parts = zip(self.x.split(self.batch), self.y.split(self.batch))
         return torch.cat([robust_loss(self.model, self.w, xb, yb, *how) for xb, yb in parts])
-
-
-def _reduced(losses: Tensor, worst: bool) -> Tensor:
-    """(draws, n) -> (n,): the mean over draws, or the draw of highest mean over the examples."""
-    return losses[losses.mean(1).argmax()] if worst else losses.mean(0)
 
 
 def robust_loss(
@@ -175,22 +193,60 @@ def robust_loss(
         return cross_entropy(as_function(model)(w, x_adv), y)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Ascent:
-    """One simultaneous ascent step over (nu, delta) on the loss of f(w + nu, x + delta)."""
+    """Simultaneous ascent over (nu, delta) on the loss of f(w + nu, x + delta), from one start."""
 
-    f: Callable
-    w: Weights
-    lengths: Weights  # ||w_l||
-    attack: PGD | None  # None: nu alone
+    search: _Search
     xi: float
     lr_w: float
+    steps: int
 
-    def step(self, nu: Weights, delta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def __post_init__(self):
+        s = self.search
+        self.f, self.w = fast(s.model, s.precision), laid_out(s.model, s.w)
+        self.lengths = norms(self.w)  # ||w_l||
+
+    def sides(self, group: list[slice], g, matched: bool) -> tuple[Tensor, Tensor | None]:
+        """The losses (n,) that one start reaches on moved and, if ``matched``, unmoved weights."""
+        nu, deltas = self.start(group, g)
+        still = self.still(group, deltas) if matched else None
+        return still if matched and self.xi == 0 else self.joint(group, nu, deltas), still
+
+    def start(self, group: list[slice], g) -> tuple[Weights, dict[int, Tensor]]:
+        """A random nu in B_xi(w), its length uniform, and a random delta for every batch."""
+        s, w = self.search, self.w
+        shrink = {k: torch.rand((), generator=g, device=s.x.device) for k in w}
+        nu = {k: v * shrink[k] for k, v in sample(w, self.xi, g).items()}
+        random = s.attack.random if s.attack else lambda x, g: torch.zeros_like(x)
+        return laid_out(s.model, nu), {b.start: random(s.x[b], g) for b in group}
+
+    def joint(self, group: list[slice], nu: Weights, deltas: dict[int, Tensor]) -> Tensor:
+        """The final losses (n,) on the batches of a group; moves ``nu`` in place."""
+        s, deltas = self.search, dict(deltas)
+        for _ in range(self.steps):
+            for b in group:
+                deltas[b.start] = self._step(nu, deltas[b.start], s.x[b], s.y[b])
+        return self._losses(add(self.w, nu), group, deltas)
+
+    def still(self, group: list[slice], deltas: dict[int, Tensor]) -> Tensor:
+        """The same with nu = 0 throughout."""
+        s, deltas = self.search, dict(deltas)
+        f = freeze(s.model, self.w, s.precision)
+        for b in group:
+            for _ in range(self.steps):
+                with torch.enable_grad():
+                    point = (s.x[b] + deltas[b.start]).requires_grad_()
+                    loss = cross_entropy(f(point), s.y[b]).mean()
+                    (gradient,) = torch.autograd.grad(loss, point)
+                deltas[b.start] = self._advance(deltas[b.start], gradient, s.x[b])
+        return self._losses(self.w, group, deltas)
+
+    def _step(self, nu: Weights, delta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Move ``nu`` in place and return the next delta, with both gradients from one backward
         pass; a layer that takes no part stays.
         """
-        attack = self.attack
+        attack = self.search.attack
         with torch.enable_grad():
             point = (x + delta).requires_grad_(attack is not None)
             moved = {k: v.requires_grad_() for k, v in add(self.w, nu).items()}
@@ -198,21 +254,13 @@ class _Ascent:
             loss = cross_entropy(self.f(moved, point), y).mean()
             grads = torch.autograd.grad(loss, wanted, materialize_grads=True)
         climb(nu, dict(zip(moved, grads)), self.lengths, self.lr_w, self.xi)
-        if attack:
-            delta = attack.project(delta + attack.step * attack.ascent(grads[-1]), x)
-        return delta
+        return self._advance(delta, grads[-1], x) if attack else delta
 
+    def _advance(self, delta: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+        attack = self.search.attack
+        return attack.project(delta + attack.step * attack.ascent(gradient), x)
 
-def _joint(search: _Search, ascent: _Ascent, group: list[slice], steps: int, g) -> Tensor:
-    """One start of the joint ascent on the batches of a group: the final losses (n,)."""
-    x, y, w, attack = search.x, search.y, ascent.w, ascent.attack
-    shrink = {k: torch.rand((), generator=g, device=x.device) for k in w}
-    nu = {k: v * shrink[k] for k, v in sample(w, ascent.xi, g).items()}
-    nu = laid_out(search.model, nu)
-    deltas = {b.start: attack.random(x[b], g) if attack else torch.zeros_like(x[b]) for b in group}
-    for _ in range(steps):
-        for b in group:
-            deltas[b.start] = ascent.step(nu, deltas[b.start], x[b], y[b])
-    f, moved = as_function(search.model), add(w, nu)
-    with torch.no_grad(), exact():
-        return torch.cat([cross_entropy(f(moved, x[b] + deltas[b.start]), y[b]) for b in group])
+    def _losses(self, w: Weights, group: list[slice], deltas: dict[int, Tensor]) -> Tensor:
+        s, f = self.search, as_function(self.search.model)
+        with torch.no_grad(), exact():
+            return torch.cat([cross_entropy(f(w, s.x[b] + deltas[b.start]), s.y[b]) for b in group])

@@ -100,6 +100,28 @@ def worst(s: Subject) -> list[dict]:
     return [row for xi in p.worst_xi for row in _worst(s, xi, p.worst_restarts)]
 
 
+def offsets(s: Subject) -> list[dict]:
+    """What the searches alone add to flatness, at radius 0: the average case, and the worst case by
+    the paper's protocol. Both attack the unmoved network harder than the moved one.
+    """
+    p, given = s.protocol, {"reference": s.report.robust_loss}
+    average = average_flatness(
+        s.model, s.x, s.y, s.pgd, 0.0, p.draws, s.generator("offset_average"), **given
+    )
+    worst = worst_flatness(
+        s.model, s.x, s.y, s.profile.eps, 0.0, p.steps, p.worst_restarts,
+        s.generator("offset_worst"), lr_w=p.worst_lr, protocol="paper", **given,
+    )  # fmt: skip
+    found = {
+        "offset_average": (average, f"pgd{p.steps}x1", p.draws),
+        "offset_worst": (worst, f"joint{p.steps}-paper", p.worst_restarts),
+    }
+    return [
+        s.row(name, flat.value, how, std=flat.std, xi=0.0, scope="batch", draws=draws)
+        for name, (flat, how, draws) in found.items()
+    ]
+
+
 def radii(s: Subject) -> list[dict]:
     """Average- and worst-case flatness at the protocol's other radii."""
     p, rows = s.protocol, []
@@ -124,18 +146,26 @@ def _average(s: Subject, xi: float, draws: int, stream: str = "") -> list[dict]:
 
 
 def _worst(s: Subject, xi: float, restarts: int) -> list[dict]:
-    p, rows = s.protocol, []
-    for measure, clean in (("worst_flatness_rloss", False), ("worst_flatness_loss", True)):
-        reference = s.report.loss if clean else s.report.robust_loss
-        stream = f"worst-clean/{xi}" if clean else f"worst/{xi}"
-        flat = worst_flatness(
-            s.model, s.x, s.y, s.profile.eps, xi, p.steps, restarts, s.generator(stream),
-            lr_w=p.worst_lr, clean=clean, reference=reference,
-        )  # fmt: skip
-        how = f"{'weights' if clean else 'joint'}{p.steps}"
-        about = {"std": flat.std, "xi": xi, "scope": "batch", "draws": restarts}
-        rows.append(s.row(measure, flat.value, how, **about))
-    return rows
+    """Of RLoss by the protocol's reference, and beside a matched one by the paper's, which the same
+    search gives; of Loss.
+    """
+    p, matched = s.protocol, s.protocol.worst == "matched"
+    about = {"xi": xi, "scope": "batch", "draws": restarts}
+    how = s.model, s.x, s.y, s.profile.eps, xi, p.steps, restarts
+    reference = None if matched else s.report.robust_loss
+    robust = worst_flatness(
+        *how, s.generator(f"worst/{xi}"), lr_w=p.worst_lr, protocol=p.worst, reference=reference
+    )
+    clean = worst_flatness(
+        *how, s.generator(f"worst-clean/{xi}"), lr_w=p.worst_lr, clean=True, reference=s.report.loss
+    )
+    joint, paper = f"joint{p.steps}", f"joint{p.steps}-paper"
+    found = [("worst_flatness_rloss", robust.value, joint if matched else paper, robust.std)]
+    if matched:
+        value = robust.value + robust.reference - s.report.RLoss
+        found += [("worst_flatness_rloss_paper", value, paper, robust.std)]
+    found += [("worst_flatness_loss", clean.value, f"weights{p.steps}", clean.std)]
+    return [s.row(name, value, attack, std=std, **about) for name, value, attack, std in found]
 
 
 def hessian(s: Subject) -> list[dict]:
@@ -197,8 +227,10 @@ MEASURES = {
     "robustness": Measure(robustness, ("steps", "restarts")),
     "autoattack": Measure(autoattack, ("autoattack",)),
     "average": Measure(average, ("steps", "restarts", "xi", "draws")),
-    "worst": Measure(worst, ("steps", "restarts", "worst_xi", "worst_restarts", "worst_lr")),
-    "radii": Measure(radii, ("steps", "restarts", "xi", "worst_xi", "worst_lr", "radii",
+    "worst": Measure(worst, ("steps", "restarts", "worst", "worst_xi", "worst_restarts",
+                             "worst_lr")),
+    "offsets": Measure(offsets, ("steps", "restarts", "draws", "worst_restarts", "worst_lr")),
+    "radii": Measure(radii, ("steps", "restarts", "xi", "worst", "worst_xi", "worst_lr", "radii",
                              "worst_radii", "radii_draws", "radii_restarts")),
     "hessian": Measure(hessian, ("hessian_images", "hessian_k")),
     "lines": Measure(lines, ("line_points", "line_draws", "line_images", "line_steps")),

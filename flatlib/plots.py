@@ -35,7 +35,7 @@ OTHER = ("#555555", "o")  # a family that is not listed
 NAMES = {"err": "Err", "rerr": "RErr", "loss": "Loss", "rloss": "RLoss"}
 ATTACKS = {"pgd": "PGD", "aa": "AutoAttack"}
 FLATNESS_OF = {"_train": " (train)", "_early_stop": " (early stopping)",
-               "_over_draws": ", std over draws"}  # fmt: skip
+               "_over_draws": ", std over draws", "_paper": " (the paper's protocol)"}  # fmt: skip
 
 CAPTIONS = {  # parts of a caption by measure, filled in from a row of a tidy table
     "rloss": "RLoss by {attack}",
@@ -257,7 +257,8 @@ def caption(tidy):
         if len(rows):
             row = rows.iloc[0].copy()
             row["attack"] = re.sub(r"pgd(\d+)x(\d+)", r"PGD-\1 × \2", row["attack"])
-            parts.append(words.format_map(row))
+            paper = " by the paper's protocol" if row["attack"].endswith("-paper") else ""
+            parts.append(words.format_map(row) + paper)
     parts += [tidy.attrs["lacking"]] if "lacking" in tidy.attrs else []
     return "; ".join(parts) + "."
 

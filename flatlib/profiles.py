@@ -24,6 +24,7 @@ class Protocol:
     restarts: int = 10  # PGD of RLoss and RErr, the reference of flatness
     xi: float = 0.5  # average-case radius, relative to ||w_l||
     draws: int = 10
+    worst: str = "matched"  # the reference of the worst case: "matched" or the "paper"'s
     worst_xi: tuple[float, ...] = (0.003,)
     worst_restarts: int = 10
     worst_lr: float = 0.001  # relative weight step of the joint ascent
@@ -92,7 +93,7 @@ PROFILES = {
         "digits", "digits", train=200, test=400, early=200, blocks=(1, 1, 1), width=16, epochs=80,
         batch=50, eps=0.15, without=_SPATIAL, outer_lr=1.0, log_every=2, log_images=200,
         protocol=Protocol(
-            restarts=5, worst_restarts=5, early_restarts=1,
+            restarts=5, worst="paper", worst_restarts=5, early_restarts=1,
             autoattack=_LIGHT,
             radii_draws=5, radii_restarts=2, hessian_images=400, line_points=25, line_draws=5,
         ),

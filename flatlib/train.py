@@ -33,7 +33,7 @@ def objective(
     """The scalar a method descends on one batch: attack, label, nudge, loss at w + nu.
 
     Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits
-    on x_adv, for the training curves.
+    on x_adv at w, for the training curves: those of the first pass, which a nudge makes at w.
     """
     f, w = fast(net), layers(net)
     x, y = split
@@ -48,7 +48,7 @@ def objective(
 
     def forward(v, inputs: Tensor) -> Tensor:
         z = f(v, inputs)
-        if inputs is x_adv:
+        if inputs is x_adv and not seen:
             seen.update(batch=batch, logits=z.detach())
         return z
 

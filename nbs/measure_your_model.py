@@ -128,7 +128,9 @@ pgd = PGD(eps=eps, steps=steps)
 report = evaluate(model, x, y, replace(pgd, restarts=starts))
 broken = evaluate(model, x, y, replace(some, eps=eps), batch=len(x))
 flat = average_flatness(model, x, y, pgd, xi=0.5, n=10)
-sharp = worst_flatness(model, x, y, eps, xi=0.003, restarts=starts)
+sharp = worst_flatness(
+    model, x, y, eps, xi=0.003, restarts=starts, protocol=chosen.protocol.worst
+)  # as the stored ones it is set beside
 walk = slices(model, x[:128], y[:128], pgd, n=5, points=15)
 
 # %% [markdown]

@@ -149,7 +149,9 @@ flat, sharp = {}, {}
 for name, model in models.items():
     how = {"reference": reports[name].robust_loss, "progress": True}
     flat[name] = average_flatness(model, x, y, pgd, xi=0.5, n=10, **how)
-    sharp[name] = worst_flatness(model, x, y, eps, xi=0.003, restarts=5, **how)
+    sharp[name] = worst_flatness(
+        model, x, y, eps, xi=0.003, restarts=5, protocol="paper", **how
+    )
 table = pd.DataFrame({
     names[name]: {
         "Err": report.Err, "RErr": report.RErr, "RLoss": report.RLoss,

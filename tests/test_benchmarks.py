@@ -50,7 +50,8 @@ def test_average_flatness(make, xy):
 def test_worst_flatness(make, xy, restarts):
     net, zero = make(), torch.zeros(len(xy[0]))
     inside = (0.2 + 0.6 * xy[0], xy[1])  # the box never binds at the start
-    flat = worst_flatness(net, *inside, EPS, 0.01, 4, restarts, seeded(), reference=zero)
+    given = {"protocol": "paper", "reference": zero}
+    flat = worst_flatness(net, *inside, EPS, 0.01, 4, restarts, seeded(), **given)
     how = (zero, EPS, STEP, 4, 0.01, restarts, seeded())
     assert plain.worst_flatness(net, *inside, *how) == pytest.approx(flat.value, rel=1e-4)
 

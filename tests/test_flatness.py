@@ -68,20 +68,27 @@ def test_equation_3_in_a_loop(tiny, xy, attack, scope):
     assert got.value > 0.05 and got.std > 0.01
 
 
-@pytest.mark.parametrize("clean", [True, False], ids=["clean", "robust"])
+@pytest.mark.parametrize("kind", ["clean", "paper", "matched"])
 @pytest.mark.parametrize("scope", ["batch", "dataset"])
-def test_equation_5_in_a_loop(make, xy, clean, scope):
-    """The joint ascent written out: both gradients from one backward pass, the last pair counts."""
+def test_equation_5_in_a_loop(make, xy, kind, scope):
+    """The joint ascent written out: both gradients from one backward pass, the last pair counts. On
+    the matched side of the reference the same starts climb over images alone.
+    """
     net, xi, lr_w, steps, restarts = make(activation="silu"), 0.02, 0.004, 3, 2
     f, w, g = as_function(net), detached(layers(net)), seeded()
     batches = list(zip(xy.x.split(10), xy.y.split(10)))
+    clean = kind == "clean"
     attack = None if clean else PGD(eps=EPS, steps=steps)
-    reference = robust_loss(f, w, *xy, None)
+    given = robust_loss(f, w, *xy, None)
 
     def ascend(group):
         shrink = {k: torch.rand((), generator=g) for k in w}
         nu = {k: v * shrink[k] for k, v in sample(w, xi, g).items()}
         deltas = [torch.zeros_like(x) if clean else attack.random(x, g) for x, _ in group]
+        unmoved = {k: torch.zeros_like(v) for k, v in w.items()}
+        return climb(group, nu, xi, list(deltas)), climb(group, unmoved, 0.0, list(deltas))
+
+    def climb(group, nu, xi, deltas):
         for _ in range(steps):
             for i, (x, y) in enumerate(group):
                 point = (x + deltas[i]).requires_grad_()
@@ -93,16 +100,19 @@ def test_equation_5_in_a_loop(make, xy, clean, scope):
                     delta = (deltas[i] + attack.step * point.grad.sign()).clamp(-EPS, EPS)
                     deltas[i] = (x + delta).clamp(0, 1) - x
         with torch.no_grad():
-            return [cross_entropy(f(add(w, nu), x + d), y) for (x, y), d in zip(group, deltas)]
+            losses = [cross_entropy(f(add(w, nu), x + d), y) for (x, y), d in zip(group, deltas)]
+            return torch.cat(losses)
 
     groups = [[b] for b in batches] if scope == "batch" else [batches]
-    worst = []
+    sides = [], []
     for group in groups:
-        tries = [torch.cat(ascend(group)) for _ in range(restarts)]
-        worst.append(max(tries, key=lambda loss: loss.mean()))
+        for side, tries in zip(sides, zip(*(ascend(group) for _ in range(restarts)))):
+            side.append(max(tries, key=lambda loss: loss.mean()))
+    worst, still = (torch.cat(side) for side in sides)
+    how = {"protocol": "matched"} if kind == "matched" else {"protocol": "paper", "reference": given}
     got = worst_flatness(net, *xy, EPS, xi, steps, restarts, seeded(), lr_w=lr_w, clean=clean,
-                         scope=scope, reference=reference, batch=10)  # fmt: skip
-    close(got.per_example, torch.cat(worst) - reference, tolerance=2e-3)
+                         scope=scope, batch=10, **how)  # fmt: skip
+    close(got.per_example, worst - (still if kind == "matched" else given), tolerance=2e-3)
     assert got.value > 0.01
 
 
@@ -135,6 +145,28 @@ def test_without_a_perturbation_nothing_rises(tiny, xy, scope):
         assert clean.per_example.abs().max() < 1e-5 and clean.std < 1e-6
 
 
+@pytest.mark.parametrize("scope", ["batch", "dataset"])
+def test_the_matched_worst_case_begins_at_zero_and_the_papers_below(robust, xy, scope):
+    """Weights that hardly move: the search itself must add nothing."""
+    how = {"steps": 4, "restarts": 3, "lr_w": 1e-9, "scope": scope, "batch": 10}
+    still = worst_flatness(robust, *xy, EPS, 0.0, **how)
+    assert still.value == 0 and not still.per_example.any() and still.reference > 0
+    hardly = worst_flatness(robust, *xy, EPS, 1e-8, **how)
+    assert hardly.value == pytest.approx(0, abs=1e-3 * still.reference)
+    paper = worst_flatness(robust, *xy, EPS, 0.0, protocol="paper", **how)
+    assert paper.value < -0.01 * still.reference
+
+
+def test_both_protocols_share_the_search(robust, xy):
+    """What they reach under moved weights is the same: the paper's value costs nothing more."""
+    report = evaluate(robust, *xy, PGD(eps=EPS, steps=4, restarts=3), doubts=False)
+    how = {"eps": EPS, "xi": 0.01, "steps": 4, "restarts": 2}
+    given = {"protocol": "paper", "reference": report.robust_loss}
+    one, two = worst_flatness(robust, *xy, **how), worst_flatness(robust, *xy, **how, **given)
+    assert one.value + one.reference == pytest.approx(two.value + report.RLoss, rel=1e-5)
+    assert one.std == pytest.approx(two.std) and one.reference < two.reference
+
+
 def test_clean_is_no_attack(tiny, xy):
     one = average_flatness(tiny, *xy, None, n=2, generator=seeded())
     two = average_flatness(tiny, *xy, FIXED, n=2, generator=seeded(), clean=True)
@@ -143,7 +175,7 @@ def test_clean_is_no_attack(tiny, xy):
 
 @pytest.mark.parametrize("measure", [
     lambda m, x, y, **k: average_flatness(m, x, y, FIXED, n=3, generator=seeded(), **k),
-    lambda m, x, y, **k: worst_flatness(m, x, y, EPS, 0.01, 3, 2, seeded(), **k),
+    lambda m, x, y, **k: worst_flatness(m, x, y, EPS, 0.01, 3, 2, seeded(), protocol="paper", **k),
 ], ids=["average", "worst"])  # fmt: skip
 def test_one_batch_is_the_data_set(tiny, xy, measure):
     reference = torch.zeros(24)
@@ -174,7 +206,7 @@ def test_the_worst_case_is_above_the_average(robust, xy):
 
 def test_the_robust_worst_case_is_above_the_reference_and_more_restarts_never_lower_it(robust, xy):
     reference = evaluate(robust, *xy, PGD(eps=EPS, steps=10, restarts=3), doubts=False).robust_loss
-    one, many = (worst_flatness(robust, *xy, EPS, 0.03, 10, r, seeded(), lr_w=0.01,
+    one, many = (worst_flatness(robust, *xy, EPS, 0.03, 10, r, seeded(), lr_w=0.01, protocol="paper",
                                 reference=reference).value for r in (1, 4))  # fmt: skip
     assert many >= one > 0
 
@@ -339,7 +371,7 @@ def test_bad_settings_are_refused_before_any_work(tiny, xy, settings):
 def test_a_bad_reference_is_refused_before_any_work(tiny, xy, reference, said):
     attack = Counting()
     for measure in (lambda: average_flatness(tiny, *xy, attack, reference=reference),
-                    lambda: worst_flatness(tiny, *xy, reference=reference)):  # fmt: skip
+                    lambda: worst_flatness(tiny, *xy, protocol="paper", reference=reference)):
         with pytest.raises(ValueError, match=f"reference.*{said}"):
             measure()
     assert attack.calls == 0
@@ -390,6 +422,6 @@ def test_bf16_is_for_steps_only_what_is_reported_is_float32(tiny, xy):
     still = {"xi": 0.0, "reference": clean, "precision": "bf16"}
     for flat in (
         average_flatness(tiny, x, y, PGD(eps=0.0), n=1, **still),
-        worst_flatness(tiny, x, y, eps=0.0, steps=1, restarts=1, **still),
+        worst_flatness(tiny, x, y, eps=0.0, steps=1, restarts=1, protocol="paper", **still),
     ):
         assert flat.per_example.dtype == torch.float32 and flat.per_example.abs().max() < 1e-5

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import AT, CATALOGUE, paths, profiles, run, runs, suites
+from flatlib import AT, CATALOGUE, measures, paths, profiles, run, runs, suites
 from flatlib.profiles import epochs
 from flatlib.train import Training
 
@@ -130,8 +130,30 @@ def test_radii_are_the_other_ones(at):
     table = rows(at, "radii").groupby("measure").xi.unique().apply(list).to_dict()
     assert table == {
         "avg_flatness_rloss": [0.25], "avg_flatness_loss": [0.25],
-        "worst_flatness_rloss": [0.001], "worst_flatness_loss": [0.001],
+        "worst_flatness_rloss": [0.001], "worst_flatness_rloss_paper": [0.001],
+        "worst_flatness_loss": [0.001],
     }  # fmt: skip
+
+
+def test_both_protocols_of_the_worst_case_differ_by_their_references(at):
+    """The same search under moved weights: the stronger reference makes the paper's value lower."""
+    table = rows(at, "default").query("asked == 'worst'").set_index("measure")
+    matched, paper = table.loc["worst_flatness_rloss"], table.loc["worst_flatness_rloss_paper"]
+    assert paper.value < matched.value and paper["std"] == matched["std"]
+    assert (matched.attack, paper.attack) == ("joint3", "joint3-paper")
+    old = replace(SMOKE, protocol=replace(SMOKE.protocol, worst="paper"))
+    subject = measures.Subject(at.model(), at.data, old, "test")
+    alone = {row["measure"]: row for row in measures.worst(subject)}
+    assert set(alone) == {"worst_flatness_rloss", "worst_flatness_loss"}
+    assert alone["worst_flatness_rloss"]["attack"] == "joint3-paper"
+    assert alone["worst_flatness_rloss"]["value"] == pytest.approx(paper.value, abs=1e-5)
+
+
+def test_the_offsets_are_those_at_radius_zero(at):
+    """The attack on unmoved weights has more starts and the best iterate: both are below 0."""
+    table = rows(at, "offsets").set_index("measure")
+    assert (table.xi == 0).all() and (table.value < 0).all()
+    assert table.attack.to_dict() == {"offset_average": "pgd3x1", "offset_worst": "joint3-paper"}
 
 
 def test_the_hessian_has_both_ends_and_their_ratio(at):
@@ -157,7 +179,7 @@ def test_scaling_leaves_all_but_the_hessian(at):
     value = {w: table[table.which == w].set_index(key).value for w in ("last", "scaled-0.5")}
     pair = pd.DataFrame(value).dropna()
     same = pair[pair.index.get_level_values("asked") != "hessian"]
-    assert len(same) == 2 * 6 + 2 + 2 + 3 * 5 - same["last"].isna().sum()
+    assert len(same) == 2 * 6 + 2 + 3 + 3 * 5 - same["last"].isna().sum()
     torch.testing.assert_close(*map(torch.tensor, same.to_numpy().T), rtol=1e-2, atol=2e-3)
 
 
