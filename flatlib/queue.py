@@ -1,0 +1,162 @@
+"""The queue of a profile: which networks are trained and measured, in which order and with what.
+
+``python -m flatlib.queue --profile cifar10-cpu`` works through it beside whatever else the machine
+does: at the lowest priority, one network after the other on one core, to be stopped at any moment.
+Several such processes share the work. A network is trained and measured in one go; its rows then
+lie in ``data/results/<profile>/pending``, which no notebook reads, until ``--merge`` moves them
+into the tables. ``--list`` says how far it is.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from . import campaign, checkpoints, clock, costs, paths, profiles, progress, results, runs
+from .methods import CATALOGUE, TABLE1
+from .run import Run
+
+THROUGH = ("training", "training_worst", "training_radii")
+SHAPE = ("radii", "hessian", "lines", "scaled")
+EVERY = ("default", *SHAPE, "offsets", *THROUGH)
+REMEDIES = ("trades6", "awp0.01", "wd0.05", "autoaugment", "mart6")
+REST = tuple(name for name in CATALOGUE if name not in TABLE1)
+
+
+class Part(NamedTuple):
+    """Some methods, each with these seeds, and the suites that all of them are measured with."""
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    suites: tuple[str, ...]
+
+
+QUEUES = {
+    "cifar10-cpu": (
+        Part(("at",), (0,), (*EVERY, "choices")),
+        Part(TABLE1, (0,), EVERY),
+        Part(("at", *REMEDIES), (1, 2), ("default", "hessian", "offsets")),
+        Part(TABLE1, (1, 2), ("default",)),
+        Part(REST, (0,), ("default",)),
+    ),
+    "fashion": (
+        Part(("at",), (0,), (*EVERY, "choices")),
+        Part(TABLE1, (0, 1, 2), ("default",)),
+    ),
+    "smoke": (Part(("at",), (0,), ("default", "offsets")), Part(("wd0.05",), (0,), ("default",))),
+}
+
+
+def ordered(profile: str) -> dict[Run, tuple[str, ...]]:
+    """The runs of a profile's queue in their order, each with all suites it is asked for."""
+    if profile not in QUEUES:
+        raise ValueError(f"profile={profile!r}: queues are there for {sorted(QUEUES)}")
+    found: dict[Run, tuple[str, ...]] = {}
+    for part in QUEUES[profile]:
+        for run in runs.select(part.methods, profile, part.seeds):
+            found[run] = tuple(dict.fromkeys((*found.get(run, ()), *part.suites)))
+    return found
+
+
+def pending(profile: str) -> Path:
+    """The folder of finished rows that are not in the tables yet, one folder for each run."""
+    return paths.RESULTS / profiles.get(profile).name / "pending"
+
+
+def waiting(run: Run, folder: Path) -> Path:
+    """Where the rows of one run wait."""
+    return folder / f"{run.name}-{run.key}-s{run.seed}"
+
+
+def left(profile: str, folder: Path) -> dict[Run, tuple[str, ...]]:
+    """What of the queue neither the tables nor the waiting rows have."""
+    stored = results.read(paths.RESULTS / profile)[0]
+
+    def there(run: Run, suites) -> bool:
+        new = results.read(waiting(run, folder))[0]
+        return results.complete(run, stored, suites) or results.complete(run, new, suites)
+
+    return {run: suites for run, suites in ordered(profile).items() if not there(run, suites)}
+
+
+def work(profile: str, folder: Path, minutes: float | None = None) -> list[str]:
+    """Train and measure what is left, in order, each run's rows written to ``folder`` at once;
+    one that another process is at is left to it. What went wrong, a line each.
+    """
+    until = None if minutes is None else time.time() + 60 * minutes
+    todo, failed = left(profile, folder), []
+    campaign.possible(list(todo))
+    progress.say(f"{len(todo)} of {len(ordered(profile))} runs are left; {_cost(todo)}")
+    for number, (run, suites) in enumerate(todo.items(), 1):
+        if run.busy() or run not in left(profile, folder):
+            continue
+        started = time.time()
+        try:
+            run.train(until=until).measure(suites, until)
+            results.commit([run], suites, waiting(run, folder))
+        except clock.TimeIsUp:
+            break
+        except Exception as error:  # one failed run must not stop the others
+            failed.append(f"{run.name}, seed {run.seed}: {type(error).__name__}: {error}")
+            progress.say(failed[-1])
+        else:
+            took = f"{(time.time() - started) / 60:.1f} min"
+            progress.say(f"{number} of {len(todo)}: {run.name}, seed {run.seed}, {took}")
+    return failed
+
+
+def _cost(todo: dict) -> str:
+    seconds = sum(costs.estimate([run], suites, 1).seconds for run, suites in todo.items())
+    return f"about {seconds / 3600:.1f} hours of one core"
+
+
+def merge(profile: str) -> list[results.Committed]:
+    """Move the waiting rows of a profile into its tables, run by run. Those that cannot join the
+    stored ones stay where they are, and are named.
+    """
+    found = []
+    for run in ordered(profile):
+        place = waiting(run, pending(profile))
+        if place.exists():
+            found.append(results.absorb(run, place))
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, *_ = __doc__.split("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m flatlib.queue", description=summary)
+    add = parser.add_argument
+    add("--profile", default="cifar10-cpu", choices=sorted(QUEUES))
+    add("--minutes", type=float, help="begin nothing after so long; a next call goes on from there")
+    add("--pending", type=Path, help="folder of finished rows, if not that of this checkout")
+    add("--list", action="store_true", help="say what is left, and compute nothing")
+    add("--merge", action="store_true", help="move finished rows into the tables")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: ``python -m flatlib.queue --help``."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    folder = given.pending or pending(given.profile)
+    try:
+        if given.merge:
+            for done in merge(given.profile):
+                print(done.describe())
+        elif given.list:
+            for run, suites in left(given.profile, folder).items():
+                print(f"{run.name:20} seed {run.seed}  {' '.join(suites)}")
+        else:
+            os.nice(19)
+            torch.set_num_threads(1)
+            if failed := work(given.profile, folder, given.minutes):
+                parser.exit(1, "\n".join([f"{len(failed)} runs failed:", *failed, ""]))
+    except (campaign.Refused, checkpoints.Damaged, OSError) as error:
+        parser.exit(1, " ".join(str(error).split()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
