@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from . import checkpoints, published
-from .methods import CATALOGUE, TABLE1, describe, differences
+from .keys import describe
+from .methods import CATALOGUE, TABLE1, differences
 
 MARKS = "<!-- methods: begin -->", "<!-- methods: end -->"
 

@@ -2,6 +2,7 @@
 code.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -15,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 # Columns of hexadecimal digits, which a CSV reader may take for numbers ("91e952").
-_TEXT = {name: str for name in ("key", "protocol", "commit")}
+_TEXT = {name: str for name in ("key", "weights", "protocol", "commit")}
 
 
 class Damaged(ValueError):
@@ -39,6 +40,16 @@ def write(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 over names, shapes, types and bytes of tensors, sorted by name."""
+    total = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        plain = value.detach().cpu().contiguous()
+        total.update(f"{name} {tuple(plain.shape)} {plain.dtype} ".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict | None = None) -> None:
@@ -81,16 +92,16 @@ def load_parts(path: Path, names: tuple[str, ...], device="cpu") -> tuple[dict[s
 
 
 def same_origin(path: Path, was: dict | None, now: dict) -> None:
-    """Refuse a file of another run: what it belongs to is compared by name and value.
+    """Refuse a file of another run: what it belongs to is compared by name and text.
 
     None is accepted: files written before this was kept do not say.
     """
     if was is None:
         return
-    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
+    usual = "its default"  # settings that differ from it are named alone
     other = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     if other:
-        what = ", ".join(f"{name}={was.get(name)!r}, not {now.get(name)!r}" for name in other)
+        what = ", ".join(f"{k}={was.get(k, usual)}, not {now.get(k, usual)}" for k in other)
         raise ValueError(
             f"{path.parent} holds another training, begun with {what}: go on with the same, or "
             "name another folder"

@@ -19,6 +19,7 @@ from .data import Dataset, Split
 from .evaluate import Report, evaluate
 from .flatness import average_flatness, worst_flatness
 from .hessian import eigenvalues
+from .keys import settings
 from .landscape import KINDS, slices
 from .profiles import Profile
 
@@ -215,12 +216,11 @@ class Measure(NamedTuple):
     uses: tuple[str, ...]
     version: int = 1
 
-    def protocol(self, profile: Profile) -> str:
+    def protocol(self, profile: Profile) -> dict:
         """What says how a profile takes this measure, for a row to be known by."""
         uses = ("early_restarts", *self.uses)
-        settings = [(name, getattr(profile.protocol, name)) for name in uses]
-        later = [self.version] if self.version > 1 else []
-        return repr([profile.test, *settings, *later])
+        changed = {k: v for k, v in settings(profile.protocol).items() if k in uses}
+        return {"test": profile.test, "version": self.version, "settings": changed}
 
 
 MEASURES = {

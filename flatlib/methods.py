@@ -6,7 +6,7 @@
 
 import difflib
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from . import checks
 from .attacks import PGD, IgnoreIncorrect, PerTask, PreventLeaking
 from .batches import Batches
+from .keys import settings
 from .losses import Adversarial, Mart, Rotation, Trades
 from .models import ACTIVATIONS
-from .steps import EMA, SGD, Adam, Ascend, Clip, Constant, Cyclic, EntropySGD, Stay, Steps
+from .steps import AWP, EMA, SGD, Adam, Clip, Constant, Cyclic, EntropySGD, Steps, Unperturbed
 
 
 class Batch(NamedTuple):
@@ -76,16 +77,18 @@ class Method:
     """How to train: the defaults are the paper's adversarial training (AT).
 
     ``attack`` (f, x, y, g) -> x_adv, or None for clean training; ``labels`` (y, K, g) -> target (N,
-    K); ``loss`` (f, batch) -> (N,); ``nudge`` (objective, w) -> nu; ``optimiser`` and ``schedule``;
-    ``project`` after every step; ``average`` evaluated in place of the weights; ``data`` cuts and
-    augments batches; ``epochs`` as a fraction of the profile's; ``attack_mode`` is batch norm's
-    mode while attacking.
+    K); ``loss`` (f, batch) -> (N,); ``perturbation`` of the weights (objective, w) -> nu;
+    ``optimiser`` and ``schedule``; ``project`` after every step; ``average`` evaluated in place of
+    the weights; ``data`` cuts and augments batches; ``epochs`` as a fraction of the profile's;
+    ``attack_mode`` is batch norm's mode while attacking.
+
+    Defaults are part of every stored key and are never changed (see ``keys``).
     """
 
     attack: object = PGD()
     labels: object = Exact()
     loss: object = Adversarial()
-    nudge: object = Stay()
+    perturbation: object = Unperturbed()
     optimiser: object = SGD()
     schedule: object = Steps()
     project: object = Clip()
@@ -123,29 +126,11 @@ class Method:
 AT = Method()
 
 
-def describe(part) -> str:
-    """A part as its name and the fields that differ from its defaults: "PGD(eps=0.0353)".
-
-    Keys are made of it: what cannot be described alike in every process is refused.
-    """
-    if part is None or isinstance(part, (str, int, float, tuple)):
-        return repr(part)
-    if not is_dataclass(part) or not part.__dataclass_params__.frozen:
-        raise ValueError(
-            f"{part!r}: write a part as a frozen dataclass with __call__ and its settings as "
-            f"fields (see the page How to add a method); a run's key is made of them"
-        )
-    changed = [f for f in fields(part) if getattr(part, f.name) != f.default]
-    inside = ", ".join(f"{f.name}={describe(getattr(part, f.name))}" for f in changed)
-    return f"{type(part).__name__}({inside})"
-
-
 def differences(method: Method) -> dict[str, str]:
     """The slots in which ``method`` differs from AT, described: names, keys and legends come from
     here.
     """
-    slots = [f.name for f in fields(method) if getattr(method, f.name) != getattr(AT, f.name)]
-    return {slot: describe(getattr(method, slot)) for slot in slots}
+    return settings(method)
 
 
 class _Catalogue(dict):
@@ -203,7 +188,7 @@ CATALOGUE = _Catalogue({
     **{f"noise{tau}": replace(AT, labels=Noise(tau)) for tau in (0.1, 0.2, 0.3, 0.4, 0.5)},
     **{f"ema{tau}": replace(AT, average=EMA(tau)) for tau in (0.98, 0.985, 0.99, 0.9975)},
     **{f"clip{w}": replace(AT, project=Clip(w)) for w in (0.005, 0.01, 0.025)},
-    **{f"awp{xi}": replace(AT, nudge=Ascend(xi)) for xi in (0.001, 0.005, 0.01)},
+    **{f"awp{xi}": replace(AT, perturbation=AWP(xi)) for xi in (0.001, 0.005, 0.01)},
     **{f"trades{lam}": _trades(float(lam)) for lam in (1, 3, 6, 9)},
     **{f"mart{lam}": replace(AT, loss=Mart(float(lam))) for lam in (1, 3, 6, 9)},
     **{f"ssl{lam}": _rotations(float(lam)) for lam in (0.5, 1, 2, 4, 8)},

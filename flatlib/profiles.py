@@ -1,13 +1,17 @@
 """Profiles: one code path, several sizes. A profile is data and part of every key, so a number of
-one profile can never stand in a table of another.
+one profile can never stand in a table of another. Its name is not: what it trains is.
+
+Of a profile and its protocol, what differs from the defaults below enters keys: these are never
+changed (see ``keys``).
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from . import checks, data
 from .attacks import PGD
 from .autoattack import AutoAttack
 from .data import Dataset
+from .keys import settings
 from .methods import Method, differences
 from .models import ResNet, WithRotations, initialise
 from .steps import EMA, Clip, EntropySGD
@@ -66,9 +70,9 @@ class Profile:
     def load(self) -> Dataset:
         return data.load(self.dataset, self.train, self.test, self.early)
 
-    def training(self) -> dict:
-        """The fields that decide what is trained, the whole split included: part of a run's key."""
-        return {k: v for k, v in asdict(self).items() if k != "protocol"}
+    def training(self) -> dict[str, str]:
+        """The settings that decide what is trained, the whole split included: part of every key."""
+        return {k: v for k, v in settings(self).items() if k not in ("name", "protocol")}
 
 
 # At 8 x 8 pixels whatever shifts, mirrors or covers a digit destroys it.
@@ -172,7 +176,7 @@ def teacher(method: Method, profile: Profile) -> Method | None:
 def origin(method: Method, profile: Profile, seed: int, device) -> dict:
     """What the state of a training belongs to, by name."""
     text = ", ".join(f"{slot}={part}" for slot, part in differences(method).items()) or "AT"
-    of = {"method": text, "seed": seed, "device": device.type}
+    of = {"method": text, "seed": str(seed), "device": device.type}
     return of | {f"profile.{name}": value for name, value in profile.training().items()}
 
 

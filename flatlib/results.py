@@ -8,16 +8,16 @@ import pandas as pd
 from filelock import FileLock
 
 from . import checkpoints, paths, profiles, robustbench, suites
+from .merging import GROUP, Clash, clash, merged, others, triples
 from .methods import CATALOGUE
 from .run import Run
 
 COLUMNS = (
     "method", "seed", "asked", "which", "epoch", "split", "measure", "attack", "xi", "scope",
-    "draws", "at", "n", "value", "std", "seconds", "profile", "key", "protocol", "commit", "torch",
-    "device", "images",
+    "draws", "at", "n", "value", "std", "seconds", "profile", "key", "weights", "protocol",
+    "commit", "torch", "device", "images",
 )  # fmt: skip
-CURVE = ["method", "seed", "key", "epoch"]  # and what was logged
-GROUP = ["method", "seed", "asked", "which", "split"]  # what is replaced as one
+CURVE = ["method", "seed", "key", "weights", "epoch"]  # and what was logged
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Committed:
     untrained: int  # runs asked for that are not trained to the end
     unmeasured: int  # measurements asked for that the trained ones lack
     damaged: tuple[str, ...] = ()  # runs left out because a table of theirs is damaged
+    clashes: tuple[Clash, ...] = ()  # runs left out because the stored rows are of other weights
 
     def describe(self) -> str:
         found = f"{_counted(self.measurements, 'measurement')} of {_counted(self.runs, 'run')}"
@@ -37,7 +38,10 @@ class Committed:
         if self.untrained or self.unmeasured:
             text += f"; missing: {_counted(self.untrained, 'run')} not trained, "
             text += f"{_counted(self.unmeasured, 'measurement')} of trained ones"
-        return text + (f"; damaged and left out: {', '.join(self.damaged)}" if self.damaged else "")
+        text += f"; damaged and left out: {', '.join(self.damaged)}" if self.damaged else ""
+        other = "; ".join(clash.describe() for clash in self.clashes)
+        why = "of other weights than the stored rows, which they would replace only in part"
+        return text + (f"; left out, {why}: {other}" if other else "")
 
 
 def _counted(n: int, what: str) -> str:
@@ -51,11 +55,13 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
 
 def histories(chosen: list[Run]) -> pd.DataFrame:
     """The training curves of finished runs, one table."""
-    parts = [
-        run.history().assign(method=run.name, profile=run.profile.name, seed=run.seed, key=run.key)
-        for run in chosen
-    ]
+    parts = [_curve(run) for run in chosen]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _curve(run: Run) -> pd.DataFrame:
+    about = {"method": run.name, "profile": run.profile.name, "seed": run.seed, "key": run.key}
+    return run.history().assign(**about, weights=run.last_weights)
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,28 +75,35 @@ def commit(chosen: list[Run], suite="default") -> Committed:
     """Merge the runs that have all of a suite into the committed tables; nothing is computed.
 
     Of several suites those count that a run has all of. The rows of the chosen runs replace older
-    ones of the same method, seed and measurement. Rows whose run or protocol is defined differently
-    by now are dropped; all others stay. A run with a damaged table is named and left out.
+    ones of the same method, seed and measurement. Those of a model with other weights than the
+    stored rows replace all of the run, its curve too, or else the run is named and left out: never
+    a mix of two trainings. Rows whose run or protocol is defined differently by now are dropped;
+    all others stay. A run with a damaged table is named and left out.
     """
     profile = _profile(chosen)
     trained = [run for run in chosen if run.done]
     whole = [run for run in trained if _readable(run)]
     found = {run: rows for run in whole if len(rows := _finished(run, suite))}
-    fresh = list(found.values())
     folder = paths.RESULTS / profile.name
-    damaged = tuple(f"{run.name} of seed {run.seed}" for run in trained if run not in whole)
+    damaged = tuple(_who(run) for run in trained if run not in whole)
     lacking = len(chosen) - len(trained), _lacking(whole, suite), damaged
-    if not fresh:
+    if not found:
         return Committed(folder, 0, 0, *lacking)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # beside what it protects: runs may lie in several folders
-        table, curves = read(folder)
-        table = tidy(_merged(_current(table, profile), fresh, GROUP))
-        curves = _curves(_current(curves, profile), histories(list(found)))
-        _write(folder / "measures.csv", table, "%.6g")
-        _write(folder / "history.csv", curves, "%.4g")
-    count = sum(len(part.drop_duplicates(GROUP)) for part in fresh)
-    return Committed(folder, len(fresh), count, *lacking)
+        stored = tuple(_current(table, profile) for table in read(folder))
+        clashes = _clashes(found, stored)
+        fresh = {run: rows for run, rows in found.items() if run not in clashes}
+        if fresh:
+            table, curves = _merged(stored, fresh)
+            _write(folder / "measures.csv", table, "%.6g")
+            _write(folder / "history.csv", curves, "%.4g")
+    count = sum(len(triples(rows)) for rows in fresh.values())
+    return Committed(folder, len(fresh), count, *lacking, tuple(clashes.values()))
+
+
+def _who(run: Run) -> str:
+    return f"{run.name} of seed {run.seed}"
 
 
 def _profile(chosen: list[Run]) -> profiles.Profile:
@@ -127,20 +140,30 @@ def _lacking(trained: list[Run], suite) -> int:
     return sum(len(run.missing(suite)) for run in trained)
 
 
-def _curves(table: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    merged = _merged(table, [fresh], ["method", "seed"]).drop(columns="seconds", errors="ignore")
+def _clashes(found: dict[Run, pd.DataFrame], stored: tuple) -> dict[Run, Clash]:
+    """The runs whose rows cannot join what is stored of them, and why."""
+    parts = {
+        run: clash(_who(run), _of(run, stored), (rows, _curve(run))) for run, rows in found.items()
+    }
+    return {run: why for run, why in parts.items() if why is not None}
+
+
+def _of(run: Run, tables: tuple) -> tuple[pd.DataFrame, ...]:
+    return tuple(table[table.key == run.key] for table in tables)
+
+
+def _merged(stored: tuple, fresh: dict[Run, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The stored (measures, history) with the rows of runs replaced: all of those on other weights,
+    otherwise what was measured again.
+    """
+    table, curves = stored
+    other = [run for run in fresh if others(_of(run, stored), (fresh[run], _curve(run)))]
+    table = table[~table.key.isin({run.key for run in other})]
+    table = tidy(merged(table, list(fresh.values()), GROUP))
+    curves = merged(curves, [histories(list(fresh))], ["method", "seed"])
     order = ["method", "seed", "epoch"]
-    first = [*order, *(c for c in merged if c not in order)]
-    return merged[first].sort_values(order, kind="stable", ignore_index=True)
-
-
-def _merged(table: pd.DataFrame, fresh: list[pd.DataFrame], group: list[str]) -> pd.DataFrame:
-    """``table`` with its rows of the groups in ``fresh`` replaced."""
-    fresh = [part for part in fresh if len(part)]
-    there = {key for part in fresh for key in zip(*(part[c] for c in group))}
-    kept = [key not in there for key in zip(*(table[c] for c in group))]
-    parts = [part for part in (table[np.array(kept, bool)], *fresh) if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else table
+    names = [*order, *(c for c in curves if c not in (*order, "seconds", "weights")), "weights"]
+    return table, curves[names].sort_values(order, kind="stable", ignore_index=True)
 
 
 def _current(table: pd.DataFrame, profile: profiles.Profile) -> pd.DataFrame:

@@ -1,10 +1,7 @@
 """One run: a method trained at a profile from a seed, its folder, snapshots and measurements."""
 
-import hashlib
 import json
-import platform
 import shutil
-import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +18,14 @@ from .attacks import PGD
 from .checkpoints import Damaged, read_table
 from .data import Dataset, pool_file
 from .evaluate import robust_errors
+from .keys import digest
 from .methods import Method, differences
 from .profiles import Profile
+from .provenance import provenance
 from .train import fit
 
-TRAINING = 2  # raised when a change of the code changes what a method trains
+# Part of every key: raised when a change of the code changes what a method trains.
+TRAINING = 2
 
 
 def default_device() -> str:
@@ -56,8 +56,10 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Ten hex digits of what decides the training: differences from AT, profile, seed."""
-        return digest(json.dumps(self.identity, sort_keys=True), 10)
+        """Ten hex digits of what decides the training: differences from AT, the profile's settings,
+        seed.
+        """
+        return digest(self.identity, 10)
 
     @property
     def identity(self) -> dict:
@@ -114,7 +116,7 @@ class Run:
                 what = (self.method, self.profile, self.seed, self.folder, self.on)
                 _, history = fit(*what, progress, until)
                 checkpoints.write(self.folder / "history.csv", history.to_csv(index=False))
-                checkpoints.write(self.folder / "done", json.dumps(provenance(self.on)))
+                checkpoints.write(self.folder / "done", json.dumps(self._record(), indent=1))
                 (self.folder / "state.safetensors").unlink()
                 shutil.rmtree(self.folder / "teacher", ignore_errors=True)
         return self
@@ -126,6 +128,18 @@ class Run:
         if path.exists() and path.read_text() != what:
             raise Damaged(f"{path} describes another run than its folder's name: move it away")
         checkpoints.write(path, what)
+
+    def _record(self) -> dict:
+        """What a finished run says of itself: its provenance, the weights of its snapshots."""
+        kept = {str(e): checkpoints.load(f)[0] for e, f in self.snapshots().items()}
+        hashes = {epoch: checkpoints.fingerprint(tensors)[:10] for epoch, tensors in kept.items()}
+        return provenance(self.on) | {"weights": hashes}
+
+    @property
+    def last_weights(self) -> str:
+        """The hash of the last model; empty where the run was finished before it was kept."""
+        hashes = json.loads((self.folder / "done").read_text()).get("weights", {})
+        return hashes[max(hashes, key=int)] if hashes else ""
 
     def history(self) -> pd.DataFrame:
         """A row per epoch: the training curves."""
@@ -258,6 +272,7 @@ class Run:
         about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
         about |= {"images": self.data.origin} if self.data.origin else {}
         about |= {"key": self.key, "protocol": self.protocol(name), "asked": name, "which": which}
+        about |= {"weights": weights(subjects[where].model)}
         about |= {"epoch": self.epoch(which), "seconds": round(time.perf_counter() - started, 2)}
         return rows.assign(**about, **provenance(self.on))
 
@@ -267,31 +282,12 @@ class Run:
         checkpoints.write(path, table.to_csv(index=False))
 
 
-def digest(text: str, digits: int) -> str:
-    """The first hexadecimal digits of a text's SHA-256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+def weights(model: nn.Module) -> str:
+    """Ten hex digits of a model's weights and statistics: the same only for the same model."""
+    return checkpoints.fingerprint(model.state_dict())[:10]
 
 
 @cache
 def load(profile: Profile, device: str = "cpu") -> Dataset:
     """The data of a profile, loaded once per process."""
     return profile.load().to(device)
-
-
-def _git(*what: str) -> str:
-    command = ["git", "-C", str(paths.ROOT), *what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
-
-
-@cache
-def provenance(device: str = "cpu") -> dict[str, str]:
-    """Code, libraries and hardware behind a number: "-dirty" if flatlib differs from the commit."""
-    try:
-        commit = _git("describe", "--always")
-        commit += "-dirty" if _git("status", "--porcelain", "--", "flatlib") else ""
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
-    cuda = device.startswith("cuda")
-    name = torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})"
-    return {"commit": commit, "torch": torch.__version__, "device": name}

@@ -1,5 +1,6 @@
-"""What happens to weights around a gradient: before it (nudge), with it (optimiser, schedule),
-after it (project) and beside it (average). Each part is a frozen record with a neutral setting.
+"""What happens to weights around a gradient: before it (perturbation), with it (optimiser,
+schedule), after it (project) and beside it (average). Each part is a frozen record with a neutral
+setting.
 """
 
 import math
@@ -11,19 +12,19 @@ from torch import Tensor
 from . import checks
 from .weights import Weights, add, direction, norms
 
-# ---- before: nudge(objective, w) -> nu; the gradient is then taken at w + nu
+# ---- before: perturbation(objective, w) -> nu; the gradient is then taken at w + nu
 
 
 @dataclass(frozen=True)
-class Stay:
-    """No perturbation."""
+class Unperturbed:
+    """No perturbation: the gradient is taken at w."""
 
     def __call__(self, objective, w: Weights) -> Weights:
         return {}
 
 
 @dataclass(frozen=True)
-class Ascend:
+class AWP:
     """Adversarial weight perturbation (Wu et al. 2020): nu_l = xi ||w_l|| g_l / ||g_l||, one
     normalised ascent step.
 

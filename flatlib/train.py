@@ -30,7 +30,7 @@ from .weights import add, layers, mode, no_statistics
 def objective(
     method: Method, net: nn.Module, split: Split, t: float, random: Streams, seen: dict
 ) -> Tensor:
-    """The scalar a method descends on one batch: attack, label, nudge, loss at w + nu.
+    """The scalar a method descends on one batch: attack, label, perturb, loss at w + nu.
 
     Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits
     on x_adv at w, for the training curves: those of the first pass, which a nudge makes at w.
@@ -56,7 +56,7 @@ def objective(
         return method.loss(partial(forward, v), batch).mean()
 
     with no_statistics(net):
-        nu = method.nudge(loss, w)
+        nu = method.perturbation(loss, w)
     return loss(add(w, nu))
 
 
@@ -72,7 +72,7 @@ class Training:
     def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
         self.method, self.profile = profiles.adapt(method, profile), profile
         self.device, self.seed = torch.device(device), seed
-        self.origin = profiles.origin(method, profile, seed, self.device)
+        self.begun = profiles.origin(method, profile, seed, self.device)
         self.random = Streams(seed, device)
         self.images = profile.load().to(device)
         self.teacher = profiles.teacher(method, profile)
@@ -197,13 +197,13 @@ class Training:
         parts |= {"optimiser": checkpoints.flatten_optimiser(self.optimiser)}
         parts |= {"random": self.random.state()}
         about = {"epoch": self.epoch, "averaged": self.averaged, "history": self.history}
-        checkpoints.save_parts(path, parts, about | {"origin": self.origin})
+        checkpoints.save_parts(path, parts, about | {"begun": self.begun})
 
     def resume(self, path: Path) -> None:
         """Go on from a file written by ``save``; that of another training is refused."""
         names = ("net", "average", "optimiser", "random")
         parts, about = checkpoints.load_parts(path, names, self.device)
-        checkpoints.same_origin(path, about.get("origin"), self.origin)
+        checkpoints.same_origin(path, about.get("begun"), self.begun)
         self.net.load_state_dict(parts["net"])
         self.average = parts["average"]
         checkpoints.restore_optimiser(self.optimiser, parts["optimiser"])

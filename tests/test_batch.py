@@ -24,6 +24,7 @@ from flatlib import (
     runs,
     suites,
 )
+from flatlib import run as run_module
 from flatlib.run import Run
 
 FAST = (("robustness", "last", "test"),)
@@ -179,6 +180,68 @@ def test_rows_that_are_measured_again_replace_the_old_ones(stored, monkeypatch):
     value = pd.read_csv(stored / "measures.csv").set_index("method").value
     assert (value["mish"] == -1).all() and (value["at"].dropna() >= 0).all()
     assert len(value) == 12
+
+
+def other_weights(stored, *files):
+    """The stored tables as if they were of another training."""
+    for file in files or ("measures", "history"):
+        table = pd.read_csv(stored / f"{file}.csv", dtype=str)
+        table.assign(weights="0123456789").to_csv(stored / f"{file}.csv", index=False)
+
+
+def test_every_row_says_what_weights_it_is_of(stored):
+    both = (*FAST, ("robustness", "early_stopped", "test"), ("hessian", "scaled-2", "test"))
+    committed(["at", "mish"], both)
+    (run,) = runs.select("at", "smoke")
+    table = pd.read_csv(stored / "measures.csv", dtype=str).query("method == 'at'")
+    for which, rows in table.groupby("which"):
+        assert set(rows.weights) == {run_module.weights(run.model(which))}
+    history = pd.read_csv(stored / "history.csv", dtype=str).query("method == 'at'")
+    assert set(history.weights) == {run_module.weights(run.model())}
+    assert table.weights.nunique() == 2 + (run.epoch("early_stopped") != 4)
+
+
+@pytest.mark.parametrize("files", [("measures",), ("history",), ("measures", "history")])
+def test_rows_of_other_weights_never_mix(stored, files):
+    """Unless they replace all that is stored of the run, its rows and its curve."""
+    two = (*FAST, ("average", "last", "test"))
+    committed(["at", "mish"], two)
+    other_weights(stored, *files)
+    before = (stored / "measures.csv").read_text(), (stored / "history.csv").read_text()
+    got = committed("at")
+    assert before == ((stored / "measures.csv").read_text(), (stored / "history.csv").read_text())
+    (run,) = runs.select("at", "smoke")
+    said = got.describe()
+    assert "left out, of other weights" in said and "at of seed 0 (stored 0123456789" in said
+    assert f"measured {run.last_weights}, without average last test)" in said and got.runs == 0
+    assert committed("at", two).runs == 1
+    table, history = (pd.read_csv(stored / f"{n}.csv", dtype=str) for n in ("measures", "history"))
+    assert set(table.query("method == 'at'").weights) == {run.last_weights}
+    assert set(history.query("method == 'at'").weights) == {run.last_weights}
+    if "measures" in files:
+        assert set(table.query("method == 'mish'").weights) == {"0123456789"}
+
+
+def test_stored_rows_without_weights_are_replaced_whole_or_not_at_all(stored):
+    two = (*FAST, ("average", "last", "test"))
+    committed("at", two)
+    for name in ("measures", "history"):
+        table = pd.read_csv(stored / f"{name}.csv", dtype=str)
+        table.assign(weights="").to_csv(stored / f"{name}.csv", index=False)
+    assert "stored unknown weights, measured" in committed("at").describe()
+    assert committed("at", two).clashes == ()
+
+
+def test_rows_on_two_kinds_of_weights_are_never_stored(stored):
+    chosen = runs.select("at", "smoke")
+    campaign.carry_out(chosen, FAST)
+    path = chosen[0].folder / "measures.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[0, "weights"] = "0123456789"
+    table.to_csv(path, index=False)
+    got = results.commit(chosen, FAST)
+    assert got.runs == 0 and "stored nothing, measured 0123456789 and" in got.describe()
+    assert not (stored / "measures.csv").exists()
 
 
 def test_campaigns_in_two_folders_of_runs_commit_one_after_the_other(stored, tmp_path, monkeypatch):

@@ -15,14 +15,14 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
-     "kernels", "lettering", "streams", "bilinear", "graphs", "progress", "pickled", "clock"},
-    {"attacks", "autoattack", "steps", "checkpoints"},
+     "kernels", "lettering", "keys", "merging", "streams", "bilinear", "graphs", "progress", "pickled", "clock"},
+    {"attacks", "autoattack", "steps", "checkpoints", "provenance"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "suites", "choices"},
     {"costs", "run", "campaign", "runs", "batch", "results", "robustbench"},
     {"published", "claims", "plots", "curves", "courses", "relations", "scatters", "explorer",
      "predicates", "comparisons", "along", "evidence", "ledger", "ledger_flatness", "tables",
-     "catalogue"},
+     "catalogue", "rekey"},
 )  # fmt: skip
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 FILES = sorted(PACKAGE.glob("*.py"))

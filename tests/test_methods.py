@@ -14,20 +14,21 @@ from flatlib import AT, CATALOGUE, PGD, Method, fit, profiles, published
 from flatlib.attacks import PerTask
 from flatlib.batches import Batches
 from flatlib.data import Split
+from flatlib.keys import describe
 from flatlib.losses import Adversarial, Mart, Rotation, Trades
-from flatlib.methods import MAIN, TABLE1, Exact, Noise, Smooth, describe, differences
+from flatlib.methods import MAIN, TABLE1, Exact, Noise, Smooth, differences
 from flatlib.models import ACTIVATIONS, ResNet, WithRotations
 from flatlib.steps import (
+    AWP,
     EMA,
     SAM,
     SGD,
-    Ascend,
     Clip,
     Constant,
     Cyclic,
     EntropySGD,
-    Stay,
     Steps,
+    Unperturbed,
 )  # fmt: skip
 from flatlib.streams import Streams
 from flatlib.train import Training, objective
@@ -141,8 +142,8 @@ def test_an_unknown_augmentation_is_refused():
 NEUTRAL = {
     "labels smoothed by 0": replace(AT, labels=Smooth(0.0)),
     "labels noisy at rate 0": replace(AT, labels=Noise(0.0)),
-    "ascent of 0": replace(AT, nudge=Ascend(0.0)),
-    "sam of 0": replace(AT, nudge=SAM(0.0)),
+    "ascent of 0": replace(AT, perturbation=AWP(0.0)),
+    "sam of 0": replace(AT, perturbation=SAM(0.0)),
     "no walk": replace(AT, optimiser=EntropySGD(walk=0, momentum=0.9)),
     "clipping at infinity": replace(AT, project=Clip(math.inf)),
     "no projection": replace(AT, project=None),
@@ -242,12 +243,12 @@ def test_other_profiles_scale_every_method_by_the_same_rules(profile):
 def test_slots_hold_what_the_names_say():
     c = CATALOGUE
     assert c["at"] == AT == Method(
-        PGD(8 / 255, 7), Exact(), Adversarial(), Stay(), SGD(0.05, 0.9, 5e-4),
+        PGD(8 / 255, 7), Exact(), Adversarial(), Unperturbed(), SGD(0.05, 0.9, 5e-4),
         Steps((0.4, 0.6, 0.8), 0.1), Clip(math.inf), None, Batches(128, ("crop", "flip"), 0, 0),
     )  # fmt: skip
     assert c["wd0.05"].optimiser.decay == 0.05 and c["clip0.005"].project.w_max == 0.005
     assert c["smooth0.3"].labels == Smooth(0.3) and c["noise0.3"].labels == Noise(0.3)
-    assert c["ema0.9975"].average == EMA(0.9975) and c["awp0.01"].nudge == Ascend(0.01)
+    assert c["ema0.9975"].average == EMA(0.9975) and c["awp0.01"].perturbation == AWP(0.01)
     assert c["entropy1"].optimiser == EntropySGD(walk=1) and c["entropy1"].schedule == Constant()
     assert c["trades6"].loss == Trades(6.0) and c["trades6"].attack.maximise == "kl"
     assert c["mart6"].loss == Mart(6.0) and c["ssl4"].loss == Rotation(4.0)

@@ -11,18 +11,18 @@ import torch
 from flatlib import AT, PGD, as_function, layers
 from flatlib.losses import cross_entropy
 from flatlib.steps import (
+    AWP,
     EMA,
     SAM,
     SGD,
     SWA,
     Adam,
-    Ascend,
     Clip,
     Constant,
     Cyclic,
     EntropySGD,
-    Stay,
     Steps,
+    Unperturbed,
     gradient,
 )  # fmt: skip
 from flatlib.streams import Streams
@@ -60,7 +60,7 @@ def test_the_gradient_of_what_takes_no_part_is_zero(problem):
 @pytest.mark.parametrize(
     "part, settings",
     [
-        (Ascend, {"xi": -0.1}), (Ascend, {"xi": math.nan}), (SAM, {"rho": -1.0}),
+        (AWP, {"xi": -0.1}), (AWP, {"xi": math.nan}), (SAM, {"rho": -1.0}),
         (EntropySGD, {"walk": -1}), (EntropySGD, {"walk": 1.5}), (Clip, {"w_max": 0.0}),
         (Clip, {"w_max": math.nan}), (EMA, {"tau": 1.1}), (EMA, {"tau": -0.1}),
         (SWA, {"after": 1.0}), (SWA, {"after": "0.5"}),
@@ -76,7 +76,7 @@ def test_bad_settings_are_named_with_their_value(part, settings):
 @pytest.mark.parametrize("xi", [0.001, 0.01, 0.3])
 def test_ascend_moves_every_matrix_by_exactly_xi_along_its_gradient(problem, xi):
     loss, w = problem
-    nu, g = Ascend(xi)(loss, w), grads(loss, w)
+    nu, g = AWP(xi)(loss, w), grads(loss, w)
     assert set(nu) == {k for k, v in w.items() if v.ndim > 1}
     for k, v in nu.items():
         assert v.norm().item() == pytest.approx(xi * w[k].norm().item(), rel=1e-5)
@@ -87,13 +87,13 @@ def test_ascend_moves_every_matrix_by_exactly_xi_along_its_gradient(problem, xi)
 def test_ascend_where_gradient_or_norm_is_zero(problem):
     loss, w = problem
     w = {**w, "unused": torch.ones(2, 2), "zero": torch.zeros(2, 2)}
-    nu = Ascend(0.1)(lambda v: loss(v) + v["zero"].sum() + 0 * v["unused"].sum(), w)
+    nu = AWP(0.1)(lambda v: loss(v) + v["zero"].sum() + 0 * v["unused"].sum(), w)
     assert nu["unused"].abs().sum() == 0 and nu["zero"].abs().sum() == 0
 
 
 def test_ascend_raises_the_loss(problem):
     loss, w = problem
-    nu = Ascend(0.01)(loss, w)
+    nu = AWP(0.01)(loss, w)
     assert loss({k: v + nu.get(k, 0) for k, v in w.items()}) > loss(w)
 
 
@@ -105,16 +105,16 @@ def test_sam_is_one_step_of_length_rho_over_all_layers(problem):
     torch.testing.assert_close(flat, 0.05 * slope / slope.norm())
 
 
-def test_neutral_nudges_name_no_layer(problem):
-    assert Stay()(*problem) == Ascend(0)(*problem) == SAM(0)(*problem) == {}
+def test_neutral_perturbations_name_no_layer(problem):
+    assert Unperturbed()(*problem) == AWP(0)(*problem) == SAM(0)(*problem) == {}
 
 
-@pytest.mark.parametrize("nudge", [Ascend(0.05), SAM(0.1)], ids=str)
-def test_the_nudged_gradient_is_that_of_a_model_whose_weights_were_moved(make, xy, nudge):
+@pytest.mark.parametrize("perturbation", [AWP(0.05), SAM(0.1)], ids=str)
+def test_the_perturbed_gradient_is_that_of_a_model_whose_weights_were_moved(make, xy, perturbation):
     """One objective in the training step against perturb, backward and restore, in train mode."""
     net = make(activation="silu").train()
     twin = copy.deepcopy(net)
-    method = replace(AT, attack=None, nudge=nudge)
+    method = replace(AT, attack=None, perturbation=perturbation)
     objective(method, net, xy, 0.0, Streams(0), {}).backward()
 
     cross_entropy(copy.deepcopy(twin)(xy.x), xy.y).mean()  # counts no statistics in ``twin``
@@ -124,10 +124,10 @@ def test_the_nudged_gradient_is_that_of_a_model_whose_weights_were_moved(make, x
     total = torch.stack([s.norm() for s in slopes.values()]).norm()
     with torch.no_grad():
         for k, p in layers(twin).items():
-            if isinstance(nudge, SAM):
-                p += nudge.rho * slopes[k] / total
+            if isinstance(perturbation, SAM):
+                p += perturbation.rho * slopes[k] / total
             elif p.ndim > 1:
-                p += nudge.xi * p.norm() * slopes[k] / slopes[k].norm()
+                p += perturbation.xi * p.norm() * slopes[k] / slopes[k].norm()
     cross_entropy(twin(xy.x), xy.y).mean().backward()
     for (k, p), q in zip(net.named_parameters(), twin.parameters()):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=k)
@@ -302,5 +302,5 @@ def test_swa_keeps_values_not_the_live_weights(g):
 
 
 def test_parts_are_values():
-    assert PGD(eps=0.1) == PGD(eps=0.1) and hash(Ascend(0.1)) == hash(Ascend(0.1))
-    assert Ascend(0.1) != SAM(0.1) and EMA() != SWA()
+    assert PGD(eps=0.1) == PGD(eps=0.1) and hash(AWP(0.1)) == hash(AWP(0.1))
+    assert AWP(0.1) != SAM(0.1) and EMA() != SWA()

@@ -18,7 +18,7 @@ from flatlib.batches import Batches
 from flatlib.checkpoints import Damaged
 from flatlib.losses import cross_entropy
 from flatlib.methods import Noise
-from flatlib.steps import EMA, SAM, SWA, Adam, Ascend, Constant, EntropySGD
+from flatlib.steps import AWP, EMA, SAM, SWA, Adam, Constant, EntropySGD
 from flatlib.streams import STREAMS, Streams
 from flatlib.train import Training, objective
 
@@ -28,11 +28,11 @@ OTHERS = {
     "adam": replace(AT, optimiser=Adam()),
     "entropy3": replace(AT, optimiser=EntropySGD(walk=3, momentum=0.5), epochs=2.0),
     "swa": replace(AT, average=SWA(after=0.5)),
-    "sam": replace(AT, nudge=SAM()),
+    "sam": replace(AT, perturbation=SAM()),
     "bn-train-attack": replace(AT, attack_mode="train"),
     "dropped-out": replace(AT, dropout=0.3),
     "all-at-once": replace(
-        AT, labels=Noise(0.3), nudge=Ascend(), average=EMA(), data=Batches(unlabelled=0.3)
+        AT, labels=Noise(0.3), perturbation=AWP(), average=EMA(), data=Batches(unlabelled=0.3)
     ),
 }
 METHODS = {**CATALOGUE, **OTHERS}
@@ -78,10 +78,10 @@ def test_adversarial_training_is_ten_plain_lines(monkeypatch):
     assert history.train_rloss.tolist() == pytest.approx(curves, rel=1e-5)
 
 
-def test_attack_and_nudge_leave_statistics_alone(make, xy):
+def test_attack_and_perturbation_leave_statistics_alone(make, xy):
     """Only the descent's own forward pass counts, in every mode of attacking."""
-    for method in (AT, replace(AT, attack_mode="train"), replace(AT, nudge=Ascend(1e-9)),
-                   replace(AT, nudge=SAM(1e-9))):  # fmt: skip
+    for method in (AT, replace(AT, attack_mode="train"), replace(AT, perturbation=AWP(1e-9)),
+                   replace(AT, perturbation=SAM(1e-9))):  # fmt: skip
         net = make().train()
         twin = copy.deepcopy(net)
         seen = {}
@@ -359,7 +359,7 @@ def test_a_damaged_state_is_named_and_left_alone(tmp_path, damage, monkeypatch):
 
 
 @pytest.mark.parametrize("other, said", [
-    ({"method": CATALOGUE["trades6"]}, "method='AT', not .attack=.*Trades"),
+    ({"method": CATALOGUE["trades6"]}, "method=AT, not attack=.*Trades"),
     ({"seed": 7}, "seed=0, not 7"),
     ({"profile": replace(SMOKE, epochs=6)}, "profile.epochs=5, not 6"),
 ])  # fmt: skip
@@ -376,11 +376,11 @@ def test_a_state_of_another_device_is_refused_and_one_that_does_not_say_is_taken
     want, _ = fit(AT, SMOKE, 0, tmp_path)
     path = tmp_path / "state.safetensors"
     tensors, about = checkpoints.load(path)
-    there = about | {"origin": about["origin"] | {"device": "cuda"}}
+    there = about | {"begun": about["begun"] | {"device": "cuda"}}
     checkpoints.save(path, tensors, there)
-    with pytest.raises(ValueError, match="begun with device='cuda', not 'cpu'"):
+    with pytest.raises(ValueError, match="begun with device=cuda, not cpu"):
         fit(AT, SMOKE, 0, tmp_path)
-    old = {k: v for k, v in about.items() if k != "origin"}
+    old = {k: v for k, v in about.items() if k != "begun"}
     checkpoints.save(path, tensors, old)
     assert same(fit(AT, SMOKE, 0, tmp_path)[0].state_dict(), want.state_dict())
     small = {k: v[:16] if k.startswith("random/") else v for k, v in tensors.items()}
