@@ -6,6 +6,7 @@ were asked for.
 
 import hashlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -60,6 +61,15 @@ class Subject:
         same = len(self.whole) == len(self.x)
         return self.report if same else evaluate(self.model, *self.whole)
 
+    def first(self, images: int | None) -> "Subject":
+        """The same subject on its first ``images`` alone, its report cut to them; None: on all."""
+        if images is None or images >= len(self.x):
+            return self
+        part = copy(self)
+        part.x, part.y = self.x[:images], self.y[:images]
+        part.report = self.report.first(images)
+        return part
+
     def row(self, measure: str, value: float, attack: str = "none", **more) -> dict:
         return {
             "split": self.split,
@@ -83,10 +93,12 @@ def robustness(s: Subject) -> list[dict]:
 
 
 def autoattack(s: Subject) -> list[dict]:
-    """RErr and RLoss on the outputs of AutoAttack, as set in the protocol."""
+    """RErr and RLoss on the outputs of AutoAttack, on as many images as the protocol says."""
     attack = replace(s.protocol.autoattack, eps=s.profile.eps)
-    report = evaluate(s.model, s.x, s.y, attack, batch=len(s.x), doubts=False)
-    return [s.row("rerr", report.RErr, "aa"), s.row("rloss", report.RLoss, "aa")]
+    x, y = (part[: s.protocol.autoattack_images] for part in (s.x, s.y))
+    n = len(x)
+    report = evaluate(s.model, x, y, attack, batch=n, doubts=False)
+    return [s.row("rerr", report.RErr, "aa", n=n), s.row("rloss", report.RLoss, "aa", n=n)]
 
 
 def average(s: Subject) -> list[dict]:
@@ -111,7 +123,7 @@ def radii(s: Subject) -> list[dict]:
 
 
 def _average(s: Subject, xi: float, draws: int, stream: str = "") -> list[dict]:
-    rows = []
+    s, rows = s.first(s.protocol.flatness_images), []
     for measure, attack in (("avg_flatness_rloss", s.pgd), ("avg_flatness_loss", None)):
         reference = s.report.robust_loss if attack else s.report.loss
         flat = average_flatness(
@@ -124,7 +136,8 @@ def _average(s: Subject, xi: float, draws: int, stream: str = "") -> list[dict]:
 
 
 def _worst(s: Subject, xi: float, restarts: int) -> list[dict]:
-    p, rows = s.protocol, []
+    p = s.protocol
+    s, rows = s.first(p.flatness_images), []
     for measure, clean in (("worst_flatness_rloss", False), ("worst_flatness_loss", True)):
         reference = s.report.loss if clean else s.report.robust_loss
         stream = f"worst-clean/{xi}" if clean else f"worst/{xi}"
@@ -186,22 +199,26 @@ class Measure(NamedTuple):
     version: int = 1
 
     def protocol(self, profile: Profile) -> str:
-        """What says how a profile takes this measure, for a row to be known by."""
+        """What says how a profile takes this measure, for a row to be known by; None, all images
+        there are, says nothing.
+        """
         uses = ("early_restarts", *self.uses)
         settings = [(name, getattr(profile.protocol, name)) for name in uses]
+        settings = [(name, value) for name, value in settings if value is not None]
         later = [self.version] if self.version > 1 else []
         return repr([profile.test, *settings, *later])
 
 
 MEASURES = {
     "robustness": Measure(robustness, ("steps", "restarts")),
-    "autoattack": Measure(autoattack, ("autoattack",)),
-    "average": Measure(average, ("steps", "restarts", "xi", "draws")),
-    "worst": Measure(worst, ("steps", "restarts", "worst_xi", "worst_restarts", "worst_lr")),
+    "autoattack": Measure(autoattack, ("autoattack", "autoattack_images")),
+    "average": Measure(average, ("steps", "restarts", "xi", "draws", "flatness_images")),
+    "worst": Measure(worst, ("steps", "restarts", "worst_xi", "worst_restarts", "worst_lr",
+                             "flatness_images")),
     "radii": Measure(radii, ("steps", "restarts", "xi", "worst_xi", "worst_lr", "radii",
-                             "worst_radii", "radii_draws", "radii_restarts")),
+                             "worst_radii", "radii_draws", "radii_restarts", "flatness_images")),
     "hessian": Measure(hessian, ("hessian_images", "hessian_k")),
     "lines": Measure(lines, ("line_points", "line_draws", "line_images", "line_steps")),
     "choices": Measure(choices, ("steps", "restarts", "xi", "draws", "worst_xi", "worst_restarts",
-                                 "worst_lr")),
+                                 "worst_lr", "flatness_images")),
 }  # fmt: skip

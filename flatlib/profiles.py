@@ -29,6 +29,8 @@ class Protocol:
     worst_lr: float = 0.001  # relative weight step of the joint ascent
     early_restarts: int = 5  # PGD-7 on the images that pick the early-stopped epoch
     autoattack: AutoAttack = AutoAttack()  # its radius is the profile's
+    autoattack_images: int | None = None  # the first ones of a split; None: as many as for RErr
+    flatness_images: int | None = None  # of every flatness, reference included; None: the same
     radii: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # average case of Fig. 14
     worst_radii: tuple[float, ...] = (0.00075, 0.001, 0.003, 0.005)  # worst case of Fig. 14
     radii_draws: int = 10  # of the average case at these radii
