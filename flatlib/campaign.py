@@ -44,7 +44,7 @@ def carry_out(
     todo = _left(chosen, suite, workers, minutes)
     if not todo:
         return
-    _possible(todo, local=scheduler is None)
+    possible(todo, local=scheduler is None)
     progress.say(costs.estimate(todo, suite, workers).describe())
     failed, late = {}, []
     until = None if minutes is None else time.time() + 60 * minutes
@@ -84,7 +84,7 @@ def _finished(run: Run, suite) -> bool:
         return False
 
 
-def _possible(todo: list[Run], local: bool) -> None:
+def possible(todo: list[Run], local: bool = True) -> None:
     """Refuse what no run could be trained or kept with, before any work begins."""
     _writable(paths.RUNS)
     absent = {run.on for run in todo if run.on.startswith("cuda") and not torch.cuda.is_available()}

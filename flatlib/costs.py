@@ -47,7 +47,7 @@ def estimate(todo: list, suite, workers: int) -> Estimate:
         except Damaged:
             continue  # nothing is computed of it: the campaign will name it
         device = here(run)
-        work = sum(measuring(run.profile, name) for name, _, _ in missing)
+        work = sum(measuring(run.profile, name, split) for name, _, split in missing)
         if any(which == "early_stopped" for _, which, _ in missing):
             work += stopping(run.method, run.profile)
         total += work * timed(run.profile, device, MEASURED)
@@ -82,26 +82,28 @@ def stopping(method, profile: Profile) -> float:
     return snapshots * 8 * profile.protocol.early_restarts * profile.early
 
 
-def measuring(profile: Profile, name: str) -> float:
+def measuring(profile: Profile, name: str, split: str = "test") -> float:
     """Attack steps, counted per image, of one measure by the profile's protocol."""
-    p, n, pgd = profile.protocol, profile.test, profile.protocol.steps + 1
-    joint = (1 + CLEAN_STEP) * TRAIN_STEP * p.steps * n  # robust and clean
-    joint += p.steps * n if p.worst == "matched" else 0  # images alone, for the reference
+    p, pgd = profile.protocol, profile.protocol.steps + 1
+    n = min(profile.test, profile.train) if split == "train" else profile.test
+    flat, attacked = (min(images or n, n) for images in (p.flatness_images, p.autoattack_images))
+    joint = (1 + CLEAN_STEP) * TRAIN_STEP * p.steps * flat  # robust and clean
+    joint += p.steps * flat if p.worst == "matched" else 0  # images alone, for the reference
     averages = len(set(p.radii) - {p.xi}) * p.radii_draws
     worsts = len(set(p.worst_radii) - set(p.worst_xi)) * p.radii_restarts
     line = p.line_points * (3 * p.line_draws + 1) * (p.line_steps + 1)
     counts = {
         "robustness": p.restarts * pgd * n,
-        "autoattack": p.autoattack.steps_per_image * n,
-        "average": p.draws * pgd * n,
+        "autoattack": p.autoattack.steps_per_image * attacked,
+        "average": p.draws * pgd * flat,
         "worst": len(p.worst_xi) * p.worst_restarts * joint,
-        "offsets": (p.restarts + p.draws) * pgd * n
-        + p.worst_restarts * TRAIN_STEP * p.steps * n,
-        "radii": (p.restarts + averages) * pgd * n + worsts * joint,
+        "offsets": (p.restarts * n + p.draws * flat) * pgd
+        + p.worst_restarts * TRAIN_STEP * p.steps * flat,
+        "radii": (p.restarts * n + averages * flat) * pgd + worsts * joint,
         "hessian": LANCZOS * HESSIAN_STEP * min(p.hessian_images, n),
         "lines": line * min(p.line_images, n),
-        "choices": ((4 * p.draws + 2 * p.restarts) * pgd
-                    + 5 * p.worst_restarts * TRAIN_STEP * p.steps) * n,
+        "choices": (4 * p.draws * flat + 2 * p.restarts * n) * pgd
+                   + 5 * p.worst_restarts * TRAIN_STEP * p.steps * flat,
     }  # fmt: skip
     return counts[name]
 

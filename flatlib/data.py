@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import pickled
+from . import fashion, pickled
 from .paths import DATASETS
 
 CIFAR10_TRAIN = 50_000  # images of CIFAR-10's training part
@@ -84,7 +84,9 @@ def load(name: str, train: int, test: int, early: int) -> Dataset:
     ``numpy.random.RandomState(0)``; train, test and early-stopping parts are cut from its front in
     this order, the rest is the pool. "cifar10": the training images in order; test = the first
     ``test`` test images, early = the last ``early`` of them (Stutz et al. 2021, App. F). Training
-    images beyond ``train`` are the pool.
+    images beyond ``train`` are the pool. "fashion", the cut of Fashion-MNIST in the repository
+    (5000 training and 10 000 test images, pooled to 14 x 14 pixels), and "fashion-mnist", the whole
+    set from torchvision's files, are split in the same way.
     """
     if name not in LOADERS:
         raise ValueError(f"dataset={name!r}: choose one of {sorted(LOADERS)}")
@@ -108,14 +110,30 @@ def _digits(train: int, test: int, early: int) -> Dataset:
 
 
 def _cifar10(train: int, test: int, early: int) -> Dataset:
-    learn, held_out, origin = _cifar10_images(DATASETS)
-    _fits("cifar10 train", len(learn), train)
-    _fits("cifar10 test", len(held_out), test + early)
+    return _in_order("cifar10", *_cifar10_images(DATASETS), train, test, early)
+
+
+def _fashion(train: int, test: int, early: int) -> Dataset:
+    parts = (_split(*part) for part in fashion.pooled())
+    return _in_order("fashion", *parts, "Fashion-MNIST, pooled to 14 x 14", train, test, early)
+
+
+def _fashion_mnist(train: int, test: int, early: int) -> Dataset:
+    parts = (_split(*part) for part in fashion.whole(DATASETS))
+    return _in_order("fashion-mnist", *parts, "", train, test, early)
+
+
+def _in_order(
+    name: str, learn: Split, held_out: Split, origin: str, train: int, test: int, early: int
+) -> Dataset:
+    """The first images of either part, in order; early stopping takes the last ones held out."""
+    _fits(f"{name} train", len(learn), train)
+    _fits(f"{name} test", len(held_out), test + early)
     last = Split(held_out.x[-early:], held_out.y[-early:])
     parts = (Split(floats(x), y) for x, y in (learn.first(train), held_out.first(test), last))
     pool = Split(learn.x[train:], learn.y[train:])
     rest = Split(held_out.x[test:], held_out.y[test:])
-    return Dataset("cifar10", *parts, pool, rest=rest, origin=origin)
+    return Dataset(name, *parts, pool, rest=rest, origin=origin)
 
 
 def _fits(what: str, available: int, wanted: int) -> None:
@@ -188,7 +206,7 @@ def _image_folder(folder: Path, classes: list[str]) -> tuple[Split, str]:
 
 def _split(pixels: np.ndarray, labels) -> Split:
     """uint8 pixels (N, C, H, W) and class numbers -> a split."""
-    return Split(torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels))
+    return Split(torch.from_numpy(np.ascontiguousarray(pixels)), torch.as_tensor(labels).long())
 
 
 def pool_file(dataset: str, train: int) -> Path | None:
@@ -220,7 +238,9 @@ def labelled_pool(file: Path) -> Split:
     return Split(pixels, torch.from_numpy(y.astype(np.int64)))
 
 
-LOADERS = {"digits": _digits, "cifar10": _cifar10}
+LOADERS = {
+    "digits": _digits, "fashion": _fashion, "fashion-mnist": _fashion_mnist, "cifar10": _cifar10,
+}  # fmt: skip
 
 
 def floats(x: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ class Report:
     def RLoss(self) -> float:
         return self.robust_loss.mean().item()
 
+    def first(self, n: int) -> "Report":
+        """The report on the first ``n`` examples only."""
+        columns = ("loss", "wrong", "robust_loss", "robust_wrong")
+        return replace(self, **{name: getattr(self, name)[:n] for name in columns})
+
     def split(self) -> dict[str, float]:
         """RLoss over the examples that are correct and incorrect without attack (NaN for an empty
         part).

@@ -6,6 +6,7 @@ were asked for.
 
 import hashlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -61,6 +62,15 @@ class Subject:
         same = len(self.whole) == len(self.x)
         return self.report if same else evaluate(self.model, *self.whole)
 
+    def first(self, images: int | None) -> "Subject":
+        """The same subject on its first ``images`` alone, its report cut to them; None: on all."""
+        if images is None or images >= len(self.x):
+            return self
+        part = copy(self)
+        part.x, part.y = self.x[:images], self.y[:images]
+        part.report = self.report.first(images)
+        return part
+
     def row(self, measure: str, value: float, attack: str = "none", **more) -> dict:
         return {
             "split": self.split,
@@ -84,10 +94,12 @@ def robustness(s: Subject) -> list[dict]:
 
 
 def autoattack(s: Subject) -> list[dict]:
-    """RErr and RLoss on the outputs of AutoAttack, as set in the protocol."""
+    """RErr and RLoss on the outputs of AutoAttack, on as many images as the protocol says."""
     attack = replace(s.protocol.autoattack, eps=s.profile.eps)
-    report = evaluate(s.model, s.x, s.y, attack, batch=len(s.x), doubts=False)
-    return [s.row("rerr", report.RErr, "aa"), s.row("rloss", report.RLoss, "aa")]
+    x, y = (part[: s.protocol.autoattack_images] for part in (s.x, s.y))
+    n = len(x)
+    report = evaluate(s.model, x, y, attack, batch=n, doubts=False)
+    return [s.row("rerr", report.RErr, "aa", n=n), s.row("rloss", report.RLoss, "aa", n=n)]
 
 
 def average(s: Subject) -> list[dict]:
@@ -105,6 +117,7 @@ def offsets(s: Subject) -> list[dict]:
     """What the searches alone add to flatness, at radius 0: the average case, and the worst case by
     the paper's protocol. Both attack the unmoved network harder than the moved one.
     """
+    s = s.first(s.protocol.flatness_images)
     p, given = s.protocol, {"reference": s.report.robust_loss}
     average = average_flatness(
         s.model, s.x, s.y, s.pgd, 0.0, p.draws, s.generator("offset_average"), **given
@@ -134,7 +147,7 @@ def radii(s: Subject) -> list[dict]:
 
 
 def _average(s: Subject, xi: float, draws: int, stream: str = "") -> list[dict]:
-    rows = []
+    s, rows = s.first(s.protocol.flatness_images), []
     for measure, attack in (("avg_flatness_rloss", s.pgd), ("avg_flatness_loss", None)):
         reference = s.report.robust_loss if attack else s.report.loss
         flat = average_flatness(
@@ -150,6 +163,7 @@ def _worst(s: Subject, xi: float, restarts: int) -> list[dict]:
     """Of RLoss by the protocol's reference, and beside a matched one by the paper's, which the same
     search gives; of Loss.
     """
+    s = s.first(s.protocol.flatness_images)
     p, matched = s.protocol, s.protocol.worst == "matched"
     about = {"xi": xi, "scope": "batch", "draws": restarts}
     how = s.model, s.x, s.y, s.profile.eps, xi, p.steps, restarts
@@ -225,15 +239,16 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "robustness": Measure(robustness, ("steps", "restarts")),
-    "autoattack": Measure(autoattack, ("autoattack",)),
-    "average": Measure(average, ("steps", "restarts", "xi", "draws")),
+    "autoattack": Measure(autoattack, ("autoattack", "autoattack_images")),
+    "average": Measure(average, ("steps", "restarts", "xi", "draws", "flatness_images")),
     "worst": Measure(worst, ("steps", "restarts", "worst", "worst_xi", "worst_restarts",
-                             "worst_lr")),
-    "offsets": Measure(offsets, ("steps", "restarts", "draws", "worst_restarts", "worst_lr")),
+                             "worst_lr", "flatness_images")),
+    "offsets": Measure(offsets, ("steps", "restarts", "draws", "worst_restarts", "worst_lr",
+                                 "flatness_images")),
     "radii": Measure(radii, ("steps", "restarts", "xi", "worst", "worst_xi", "worst_lr", "radii",
-                             "worst_radii", "radii_draws", "radii_restarts")),
+                             "worst_radii", "radii_draws", "radii_restarts", "flatness_images")),
     "hessian": Measure(hessian, ("hessian_images", "hessian_k")),
     "lines": Measure(lines, ("line_points", "line_draws", "line_images", "line_steps")),
     "choices": Measure(choices, ("steps", "restarts", "xi", "draws", "worst_xi", "worst_restarts",
-                                 "worst_lr")),
+                                 "worst_lr", "flatness_images")),
 }  # fmt: skip

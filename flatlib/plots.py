@@ -246,7 +246,8 @@ def caption(tidy):
     """How the measures of a tidy table were taken, in one sentence for the text under a figure."""
     row = tidy.iloc[0]
     seeds = ", ".join(map(str, sorted(tidy["seed"].unique())))
-    images = " and ".join(f"{n} {part}" for part, n in tidy.groupby("split")["n"].first().items())
+    sizes = tidy.groupby("split")["n"].first()
+    images = " and ".join(f"{n} {part}" for part, n in sizes.items())
     methods = tidy["method"].nunique()
     parts = [f"Measured at profile {row['profile']}, {methods} method{'s' * (methods > 1)}, "
              f"seed{'s' * (', ' in seeds)} {seeds}, on {images} images"]  # fmt: skip
@@ -257,8 +258,9 @@ def caption(tidy):
         if len(rows):
             row = rows.iloc[0].copy()
             row["attack"] = re.sub(r"pgd(\d+)x(\d+)", r"PGD-\1 × \2", row["attack"])
+            fewer = "" if row["n"] == sizes[row["split"]] else " on the first {n}"
             paper = " by the paper's protocol" if row["attack"].endswith("-paper") else ""
-            parts.append(words.format_map(row) + paper)
+            parts.append((words + fewer).format_map(row) + paper)
     parts += [tidy.attrs["lacking"]] if "lacking" in tidy.attrs else []
     return "; ".join(parts) + "."
 

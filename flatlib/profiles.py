@@ -34,6 +34,8 @@ class Protocol:
     worst_lr: float = 0.001  # relative weight step of the joint ascent
     early_restarts: int = 5  # PGD-7 on the images that pick the early-stopped epoch
     autoattack: AutoAttack = AutoAttack()  # its radius is the profile's
+    autoattack_images: int | None = None  # the first ones of a split; None: as many as for RErr
+    flatness_images: int | None = None  # of every flatness, reference included; None: the same
     radii: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # average case of Fig. 14
     worst_radii: tuple[float, ...] = (0.00075, 0.001, 0.003, 0.005)  # worst case of Fig. 14
     radii_draws: int = 10  # of the average case at these radii
@@ -77,6 +79,8 @@ class Profile:
 
 # At 8 x 8 pixels whatever shifts, mirrors or covers a digit destroys it.
 _SPATIAL = ("crop", "flip", "crop-mean", "cutout")
+# Without any of these AT overfits as on CIFAR-10, see book/protocol.md.
+_MOVING = (*_SPATIAL, "shrink")
 
 # About a twentieth of the standard ensemble's cost, see book/protocol.md.
 _LIGHT = AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3)
@@ -100,6 +104,16 @@ PROFILES = {
             restarts=5, worst="paper", worst_restarts=5, early_restarts=1,
             autoattack=_LIGHT,
             radii_draws=5, radii_restarts=2, hessian_images=400, line_points=25, line_draws=5,
+        ),
+    ),
+    "fashion": Profile(
+        "fashion", "fashion", train=500, test=1000, early=500, blocks=(1, 1, 1), width=16,
+        epochs=80, batch=50, eps=0.05, without=_MOVING, outer_lr=1.0, log_every=5, log_images=500,
+        protocol=Protocol(
+            restarts=2, draws=5, worst_restarts=3, early_restarts=1,
+            autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3),
+            autoattack_images=500, flatness_images=256, radii_draws=3, radii_restarts=2,
+            hessian_images=256, line_points=25, line_draws=5,
         ),
     ),
     "cifar10-smoke": Profile(

@@ -1,5 +1,6 @@
 """The committed results: small tidy tables under data/results/<profile>, read by the book."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,35 +72,62 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tuple(checkpoints.read_table(f) if f.exists() else empty[k] for k, f in files.items())
 
 
-def commit(chosen: list[Run], suite="default") -> Committed:
+def commit(chosen: list[Run], suite="default", folder: Path | None = None) -> Committed:
     """Merge the runs that have all of a suite into the committed tables; nothing is computed.
 
     Of several suites those count that a run has all of. The rows of the chosen runs replace older
     ones of the same method, seed and measurement. Those of a model with other weights than the
     stored rows replace all of the run, its curve too, or else the run is named and left out: never
     a mix of two trainings. Rows whose run or protocol is defined differently by now are dropped;
-    all others stay. A run with a damaged table is named and left out.
+    all others stay. A run with a damaged table is named and left out. ``folder`` is that of the
+    tables, by default the profile's.
     """
     profile = _profile(chosen)
     trained = [run for run in chosen if run.done]
     whole = [run for run in trained if _readable(run)]
-    found = {run: rows for run in whole if len(rows := _finished(run, suite))}
-    folder = paths.RESULTS / profile.name
+    found = {run: (rows, _curve(run)) for run in whole if len(rows := _finished(run, suite))}
+    folder = folder or paths.RESULTS / profile.name
     damaged = tuple(_who(run) for run in trained if run not in whole)
     lacking = len(chosen) - len(trained), _lacking(whole, suite), damaged
     if not found:
         return Committed(folder, 0, 0, *lacking)
+    fresh, clashes = _join(found, folder, profile)
+    count = sum(len(triples(rows)) for rows, _ in fresh.values())
+    return Committed(folder, len(fresh), count, *lacking, clashes)
+
+
+def absorb(run: Run, place: Path) -> Committed:
+    """Move the tables of one run from ``place`` into those of its profile, by the rules of
+    ``commit``. What cannot join them stays where it is.
+    """
+    folder, tables = paths.RESULTS / run.profile.name, read(place)
+    fresh, clashes = _join({run: _of(run, tables)}, folder, run.profile)
+    if fresh:
+        shutil.rmtree(place)
+    count = sum(len(triples(rows)) for rows, _ in fresh.values())
+    return Committed(folder, len(fresh), count, 0, 0, (), clashes)
+
+
+def complete(run: Run, table: pd.DataFrame, suite) -> bool:
+    """Whether a table of measures has all of a suite for this run, by the present protocol."""
+    mine = run.current(table[table.key == run.key])
+    return set(run.wanted(suite)) <= triples(mine)
+
+
+def _join(found: dict, folder: Path, profile: profiles.Profile) -> tuple[dict, tuple[Clash, ...]]:
+    """Merge runs' (rows, curve) into the tables of ``folder``: those that joined, and why others
+    did not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # beside what it protects: runs may lie in several folders
         stored = tuple(_current(table, profile) for table in read(folder))
         clashes = _clashes(found, stored)
-        fresh = {run: rows for run, rows in found.items() if run not in clashes}
+        fresh = {run: tables for run, tables in found.items() if run not in clashes}
         if fresh:
             table, curves = _merged(stored, fresh)
             _write(folder / "measures.csv", table, "%.6g")
             _write(folder / "history.csv", curves, "%.4g")
-    count = sum(len(triples(rows)) for rows in fresh.values())
-    return Committed(folder, len(fresh), count, *lacking, tuple(clashes.values()))
+    return fresh, tuple(clashes.values())
 
 
 def _who(run: Run) -> str:
@@ -140,11 +168,9 @@ def _lacking(trained: list[Run], suite) -> int:
     return sum(len(run.missing(suite)) for run in trained)
 
 
-def _clashes(found: dict[Run, pd.DataFrame], stored: tuple) -> dict[Run, Clash]:
+def _clashes(found: dict[Run, tuple], stored: tuple) -> dict[Run, Clash]:
     """The runs whose rows cannot join what is stored of them, and why."""
-    parts = {
-        run: clash(_who(run), _of(run, stored), (rows, _curve(run))) for run, rows in found.items()
-    }
+    parts = {run: clash(_who(run), _of(run, stored), tables) for run, tables in found.items()}
     return {run: why for run, why in parts.items() if why is not None}
 
 
@@ -152,15 +178,15 @@ def _of(run: Run, tables: tuple) -> tuple[pd.DataFrame, ...]:
     return tuple(table[table.key == run.key] for table in tables)
 
 
-def _merged(stored: tuple, fresh: dict[Run, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _merged(stored: tuple, fresh: dict[Run, tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The stored (measures, history) with the rows of runs replaced: all of those on other weights,
     otherwise what was measured again.
     """
     table, curves = stored
-    other = [run for run in fresh if others(_of(run, stored), (fresh[run], _curve(run)))]
+    other = [run for run, tables in fresh.items() if others(_of(run, stored), tables)]
     table = table[~table.key.isin({run.key for run in other})]
-    table = tidy(merged(table, list(fresh.values()), GROUP))
-    curves = merged(curves, [histories(list(fresh))], ["method", "seed"])
+    table = tidy(merged(table, [rows for rows, _ in fresh.values()], GROUP))
+    curves = merged(curves, [curve for _, curve in fresh.values()], ["method", "seed"])
     order = ["method", "seed", "epoch"]
     names = [*order, *(c for c in curves if c not in (*order, "seconds", "weights")), "weights"]
     return table, curves[names].sort_values(order, kind="stable", ignore_index=True)

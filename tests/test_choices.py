@@ -1,5 +1,6 @@
 """Measures taken the other way: what must agree does, and the rows say how they were taken."""
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,17 @@ def subject(smoke, robust):
 @pytest.fixture(scope="module")
 def rows(subject):
     return {row["measure"]: row for row in choices.choices(subject)}
+
+
+def test_flatness_takes_as_many_images_as_the_protocol_says(subject, rows):
+    few = copy(subject)
+    few.protocol = replace(subject.protocol, flatness_images=24)
+    found = {row["measure"]: row for row in choices.choices(few)}
+    alone = Subject(subject.model, subject.data, replace(subject.profile, test=24), "test")
+    for name, row in found.items():
+        assert row["n"] == (40 if "restarts" in name else 24)
+    assert found["choice_clean_few"]["value"] == pytest.approx(
+        next(r["value"] for r in choices.choices(alone) if r["measure"] == "choice_clean_few"))
 
 
 def test_every_choice_has_a_row(rows):
