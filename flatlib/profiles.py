@@ -116,6 +116,16 @@ PROFILES = {
             hessian_images=256, line_points=25, line_draws=5,
         ),
     ),
+    "cifar10-cpu": Profile(
+        "cifar10-cpu", "cifar10", train=1000, test=1000, early=500, blocks=(1, 1, 1, 1), width=16,
+        epochs=40, batch=32, eps=PAPER_EPS, without=("crop", "flip", "crop-mean"), outer_lr=1.0,
+        log_every=2, log_images=500, snapshot_every=4,
+        protocol=Protocol(
+            restarts=2, draws=4, worst_restarts=2, autoattack=_LIGHT,
+            autoattack_images=500, flatness_images=256, radii_draws=4, radii_restarts=2,
+            hessian_images=256, line_points=17, line_draws=3,
+        ),
+    ),
     "cifar10-smoke": Profile(
         "cifar10-smoke", "cifar10", train=500, test=100, early=100, blocks=(1, 1, 1, 1), width=8,
         epochs=10, batch=50, eps=PAPER_EPS, log_images=100,

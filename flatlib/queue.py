@@ -19,9 +19,8 @@ from . import campaign, checkpoints, clock, costs, paths, profiles, progress, re
 from .methods import CATALOGUE, TABLE1
 from .run import Run
 
-THROUGH = ("training", "training_worst", "training_radii")
-SHAPE = ("radii", "hessian", "lines", "scaled")
-EVERY = ("default", *SHAPE, "offsets", *THROUGH)
+SHOWN = ("default", "radii", "hessian", "lines", "offsets", "training", "training_worst")
+EVERY = (*SHOWN, "training_radii", "scaled", "choices")
 REMEDIES = ("trades6", "awp0.01", "wd0.05", "autoaugment", "mart6")
 REST = tuple(name for name in CATALOGUE if name not in TABLE1)
 
@@ -36,14 +35,14 @@ class Part(NamedTuple):
 
 QUEUES = {
     "cifar10-cpu": (
-        Part(("at",), (0,), (*EVERY, "choices")),
-        Part(TABLE1, (0,), EVERY),
+        Part(("at",), (0,), EVERY),
+        Part(TABLE1, (0,), SHOWN),
         Part(("at", *REMEDIES), (1, 2), ("default", "hessian", "offsets")),
         Part(TABLE1, (1, 2), ("default",)),
         Part(REST, (0,), ("default",)),
     ),
     "fashion": (
-        Part(("at",), (0,), (*EVERY, "choices")),
+        Part(("at",), (0,), EVERY),
         Part(TABLE1, (0, 1, 2), ("default",)),
     ),
     "smoke": (Part(("at",), (0,), ("default", "offsets")), Part(("wd0.05",), (0,), ("default",))),

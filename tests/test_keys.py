@@ -145,7 +145,8 @@ DEFAULTS = {
     "Protocol": (
         "steps=20, restarts=10, xi=0.5, draws=10, worst='matched', worst_xi=(0.003,), "
         "worst_restarts=10, "
-        "worst_lr=0.001, early_restarts=5, autoattack=AutoAttack(), radii=(0.25, 0.5, 0.75, 1), "
+        "worst_lr=0.001, early_restarts=5, autoattack=AutoAttack(), "
+        "autoattack_images=None, flatness_images=None, radii=(0.25, 0.5, 0.75, 1), "
         "worst_radii=(0.00075, 0.001, 0.003, 0.005), radii_draws=10, radii_restarts=10, "
         "hessian_images=500, hessian_k=4, line_points=51, line_draws=10, line_images=128, "
         "line_steps=10"
