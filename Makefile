@@ -41,7 +41,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 134217728
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lab notebooks results bench html clean
+.PHONY: help env book test lab notebooks results campaign merge bench html clean
 ifneq ($(WORKS),yes)
 .PHONY: $(READY)
 endif
@@ -53,6 +53,8 @@ help:
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
 	@echo "make notebooks  execute the committed notebooks again, in place"
 	@echo "make results    measure everything stored in data/results/$(PROFILE) again (hours)"
+	@echo "make campaign   train and measure the queue of QUEUE=$(QUEUE), beside other work (hours)"
+	@echo "make merge      move its finished rows into the tables, execute the notebooks again"
 	@echo "make bench      time flatlib against a straightforward implementation (half an hour and more)"
 	@echo "make env        only make or update the virtual environment .venv"
 	@echo "make clean      remove _build and caches (keeps .venv and the trained models in runs/)"
@@ -112,6 +114,22 @@ results: $(READY)
 	$(RESULTS) --methods trades6 mart6 wd0.05 noise0.3 smooth0.3 autoaugment cyclic4 batch8 --suite training
 	$(RESULTS) --methods table1 batch8 adam pgd14 --suite hessian lines
 	$(RESULTS) --methods all --suite radii
+
+# Beside other work, from a clean checkout of one commit in .campaign, at the lowest priority; stop it
+# at any moment. Finished rows wait in data/results/$(QUEUE)/pending until "make merge".
+QUEUE ?= cifar10-cpu
+WAITING = $(CURDIR)/data/results/$(QUEUE)/pending
+campaign: $(READY)
+	@test -d .campaign || git worktree add --quiet --detach .campaign HEAD
+	@echo "== The queue of $(QUEUE), from commit $$(git -C .campaign describe --always)"
+	@cd .campaign; trap 'kill 0' INT TERM; for worker in $$(seq $(WORKERS)); do \
+	  FLATLIB_RUNS="$${FLATLIB_RUNS:-$(CURDIR)/runs}" OMP_NUM_THREADS=1 \
+	  FLATLIB_DATASETS="$${FLATLIB_DATASETS:-$(CURDIR)/datasets}" \
+	  $(CURDIR)/$(RUN) -m flatlib.queue --profile $(QUEUE) --pending $(WAITING) & done; wait
+
+merge: $(READY)
+	$(RUN) -m flatlib.queue --profile $(QUEUE) --merge
+	$(MAKE) notebooks
 
 # PEERS=1 times other packages too; BENCH="--quick" or BENCH="--only pgd worst" passes options on.
 bench: $(READY) $(if $(PEERS),$(PEERS_READY))
