@@ -50,6 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, _line(error.args[0]))
     place = {seed: number for number, seed in enumerate(given.seeds)}
     chosen.sort(key=lambda run: place.get(run.seed, 0))  # stable: methods as given
+    if given.commit or given.commit_only:
+        try:
+            results.check(chosen)
+        except ValueError as error:
+            parser.exit(1, _line(f"the results cannot be committed: {error}"))
     if not given.commit_only:
         try:
             campaign.carry_out(chosen, given.suite, given.workers, given.scheduler, given.minutes)

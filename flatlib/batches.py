@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import augment
+from . import augment, checks
 from .data import Dataset, Split, floats
 from .losses import ROTATIONS
 
@@ -27,11 +27,14 @@ class Batches:
     rotated: float = 0.0
 
     def __post_init__(self):
+        rules = dict.fromkeys(("unlabelled", "rotated"), checks.below_one)
+        rules |= {"size": checks.number, "augment": checks.some(checks.text)}
+        checks.settings(self, rules)
         unknown = [name for name in self.augment if name not in augment.AUGMENTATIONS]
         if unknown:
             raise ValueError(f"augment={unknown}: choose from {sorted(augment.AUGMENTATIONS)}")
         shares = self.unlabelled, self.rotated
-        if min(shares) < 0 or sum(shares) >= 1:
+        if sum(shares) >= 1:
             raise ValueError(f"unlabelled, rotated={shares}: shares of a batch, together below 1")
 
     def epoch(self, data: Dataset, random: Mapping[str, torch.Generator]) -> Iterator[Split]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from . import costs, paths, progress
-from .checkpoints import Damaged
 from .clock import TimeIsUp
+from .files import Damaged
 from .run import Run, load
 
 # How glibc keeps large buffers in a worker (see the Makefile): a training step on a CPU is about
@@ -73,14 +73,16 @@ def _left(chosen: list[Run], suite, workers: int, minutes: float | None) -> list
         raise Refused(f"minutes={minutes!r}: a time above 0, or None for no limit")
     if workers < 1:
         raise Refused(f"workers={workers!r}: a number of processes, at least 1")
-    return [run for run in chosen if not _finished(run, suite)]
+    return [run for run in chosen if not finished(run, suite)]
 
 
-def _finished(run: Run, suite) -> bool:
-    """A damaged run is not: it is named when its turn comes, and the others go on."""
+def finished(run: Run, suite) -> bool:
+    """Whether a run is trained and has all of a suite. A damaged one is not: it is named when its
+    turn comes, and the others go on.
+    """
     try:
-        return run.done and not run.missing(suite)
-    except Damaged:
+        return run.done and not run.missing(suite) and run.history() is not None
+    except (Damaged, OSError):
         return False
 
 
@@ -157,6 +159,7 @@ def _attempt(run: Run, suite, until: float | None) -> Exception | None:
     torch.set_num_threads(1)
     try:
         run.train(until=until).measure(suite, until)
+        run.history()  # of a run that was finished before: refused if damaged
     except Exception as error:  # handed on to the summary: one failed run must not stop the others
         return error
     return None

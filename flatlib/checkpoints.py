@@ -1,45 +1,17 @@
-"""Files that survive a kill: written beside their place and moved in whole; read without running
+"""Tensors in files: the snapshots and states of training, with a checksum, read without running
 code.
 """
 
 import hashlib
 import json
-import os
-import tempfile
-from io import StringIO
 from pathlib import Path
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-# Columns of hexadecimal digits, which a CSV reader may take for numbers ("91e952").
-_TEXT = {name: str for name in ("key", "weights", "protocol", "commit")}
-
-
-class Damaged(ValueError):
-    """A file that is there but cannot be what was written."""
-
-
-def write(path: Path, content: bytes | str) -> None:
-    """Write ``content`` to ``path`` atomically: readers see the old file or the new one, never a
-    part.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+from .files import Damaged, write
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
@@ -53,27 +25,49 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict | None = None) -> None:
-    """Tensors and a JSON-able ``about`` as one safetensors file."""
+    """Tensors and a JSON-able ``about`` as one safetensors file, with a checksum of both."""
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write(path, to_bytes(plain, metadata={"about": json.dumps(about or {})}))
+    text = json.dumps(about or {})  # one entry: several come in no fixed order
+    write(path, to_bytes(plain, metadata={"flatlib": f"{_checksum(plain, text)} {text}"}))
+
+
+def _checksum(tensors: dict[str, Tensor], about: str) -> str:
+    return hashlib.sha256(f"{fingerprint(tensors)} {about}".encode()).hexdigest()
+
+
+def _checked(tensors: dict[str, Tensor], said: str) -> str:
+    """The text behind a checksum, if it is that of the tensors and the text."""
+    checksum, _, about = said.partition(" ")
+    if checksum != _checksum(tensors, about):
+        raise ValueError("its content is not what its checksum says")
+    return about
 
 
 def load(path: Path, device="cpu") -> tuple[dict[str, Tensor], dict]:
-    """The tensors and ``about`` of a file written by ``save``; a damaged file is named, never
-    skipped.
+    """The tensors and ``about`` of a file written by ``save``; a damaged one is named.
+
+    Files from before checksums were kept have none, and are taken as they are.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k).to(device) for k in file.keys()}
-            about = json.loads((file.metadata() or {})["about"])
+            plain = {k: file.get_tensor(k) for k in file.keys()}
+            metadata = file.metadata() or {}
+        about = metadata["about"] if "about" in metadata else _checked(plain, metadata["flatlib"])
+        return {k: v.to(device) for k, v in plain.items()}, json.loads(about)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise Damaged(
             f"{path} is damaged or was not written by flatlib ({error}). Nothing was overwritten: "
             f"move it away (or delete its run folder) to compute it anew."
         ) from error
-    return tensors, about
+
+
+def finite(tensors: dict[str, Tensor], what: str) -> None:
+    """Refuse weights and statistics that are not finite: nothing measured on them has a meaning."""
+    wrong = [k for k, v in tensors.items() if not bool(torch.isfinite(v).all())]
+    if wrong:
+        raise Damaged(f"{what}: {wrong[0]} is not finite, and so are {len(wrong)} tensors in all")
 
 
 def save_parts(path: Path, parts: dict[str, dict[str, Tensor]], about: dict) -> None:
@@ -86,7 +80,9 @@ def load_parts(path: Path, names: tuple[str, ...], device="cpu") -> tuple[dict[s
     tensors, about = load(path, device)
     parts: dict[str, dict] = {name: {} for name in names}
     for name, value in tensors.items():
-        part, key = name.split("/", 1)
+        part, _, key = name.partition("/")
+        if part not in parts:
+            raise Damaged(f"{path} holds {name!r}, which belongs to none of {names}")
         parts[part][key] = value
     return parts, about
 
@@ -126,17 +122,3 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor])
         number, entry = name.split(".", 1)
         state.setdefault(int(number), {})[entry] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV written by flatlib; a damaged one is named and left alone."""
-    try:
-        text = path.read_text()
-        if not text.endswith("\n"):
-            raise ValueError("its last line is cut off")
-        return pd.read_csv(StringIO(text), dtype=_TEXT)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise Damaged(
-            f"{path} is damaged ({error}). Nothing was overwritten: move it away to compute it "
-            f"anew."
-        ) from error

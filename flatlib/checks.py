@@ -150,3 +150,78 @@ def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
     size = torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1).max()
     if float(size) > eps * (1 + 1e-4) + 1e-6:
         raise ValueError(f"{name} moved an image by {float(size):.5g}, more than eps = {eps:.5g}")
+
+
+# ---- settings of records: rules (name, value) -> value, and how a record applies them
+
+
+def settings(record, rules: dict) -> None:
+    """Hold the fields of a frozen record against their rules, and keep what those give back."""
+    for name, rule in rules.items():
+        object.__setattr__(record, name, rule(name, getattr(record, name)))
+
+
+def amount(name: str, value: float) -> float:
+    """``value`` if it is a finite number above 0."""
+    if not _real(value) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name}={value!r}: a finite number above 0")
+    return value
+
+
+def below_one(name: str, value: float) -> float:
+    """``value`` if it is a number from 0 to 1, 1 itself left out."""
+    return share(name, value, whole=False)
+
+
+def some(rule, least: int = 0):
+    """The rule for a tuple of ``least`` or more values that each follow ``rule``."""
+
+    def tuple_rule(name: str, value) -> tuple:
+        if not isinstance(value, tuple) or len(value) < least:
+            few = f" of {least} or more values" if least else ""
+            raise ValueError(f"{name}={value!r}: a tuple{few}, such as (1, 2)")
+        return tuple(rule(name, one) for one in value)
+
+    return tuple_rule
+
+
+def text(name: str, value: str) -> str:
+    """``value`` if it is a word or more."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}={value!r}: a text")
+    return value
+
+
+def callable_part(name: str, value):
+    """``value`` if it is a part that can be called, not the class of one."""
+    if isinstance(value, type) or not callable(value):
+        raise ValueError(f"{name}={value!r}: a part that can be called, such as those of AT")
+    return value
+
+
+def callable_or_none(name: str, value):
+    """``value`` if it is None or a part that can be called."""
+    return None if value is None else callable_part(name, value)
+
+
+def one_of(kind: type):
+    """The rule for a record of a class."""
+
+    def record_rule(name: str, value):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}={value!r}: a {kind.__name__}(...)")
+        return value
+
+    return record_rule
+
+
+def having(*names: str):
+    """The rule for an object that has these attributes."""
+
+    def object_rule(name: str, value):
+        lacking = [wanted for wanted in names if not hasattr(value, wanted)]
+        if isinstance(value, type) or lacking:
+            raise ValueError(f"{name}={value!r}: a part with {', '.join(names)}")
+        return value
+
+    return object_rule

@@ -9,7 +9,7 @@ import torch
 
 from . import profiles
 from .attacks import PGD
-from .checkpoints import Damaged
+from .files import Damaged
 from .kernels import freeze
 from .profiles import Profile
 
@@ -44,7 +44,7 @@ def estimate(todo: list, suite, workers: int) -> Estimate:
     for run in todo:
         try:
             missing = run.missing(suite)
-        except Damaged:
+        except (Damaged, OSError):
             continue  # nothing is computed of it: the campaign will name it
         device = here(run)
         work = sum(measuring(run.profile, name, split) for name, _, split in missing)

@@ -5,7 +5,6 @@
 """
 
 import difflib
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -100,11 +99,17 @@ class Method:
     attack_mode: str = "eval"
 
     def __post_init__(self):
+        parts, perhaps = ("labels", "loss", "perturbation", "schedule"), ("attack", "project")
+        rules = dict.fromkeys(parts, checks.callable_part)
+        rules |= dict.fromkeys((*perhaps, "average"), checks.callable_or_none)
+        rules |= {"optimiser": checks.having("build", "calls", "lr"), "epochs": checks.amount}
+        rules |= {"data": checks.one_of(Batches), "dropout": checks.below_one}
+        checks.settings(self, rules)
         checks.choice("activation", self.activation, ACTIVATIONS)
         checks.choice("attack_mode", self.attack_mode, ("eval", "train"))
-        checks.share("dropout", self.dropout, whole=False)
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise ValueError(f"epochs={self.epochs!r}: a positive fraction of the profile's epochs")
+        if self.average is not None:
+            checks.having("every", "calibrate")("average", self.average)
+            checks.choice("average.every", self.average.every, ("step", "epoch"))
         self._check_rotations()
 
     def _check_rotations(self):

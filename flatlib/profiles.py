@@ -47,6 +47,16 @@ class Protocol:
     line_images: int = 128
     line_steps: int = 10  # PGD at every point, one start
 
+    def __post_init__(self):
+        counts = ("steps", "restarts", "draws", "worst_restarts", "early_restarts", "radii_draws",
+                  "radii_restarts", "hessian_images", "hessian_k", "line_points", "line_draws",
+                  "line_images", "line_steps")  # fmt: skip
+        rules = dict.fromkeys(counts, checks.number)
+        rules |= dict.fromkeys(("xi", "worst_lr"), checks.amount)
+        rules |= dict.fromkeys(("radii", "worst_radii"), checks.some(checks.amount))
+        rules |= {"worst_xi": checks.some(checks.amount, least=1)}
+        checks.settings(self, rules | {"autoattack": checks.one_of(AutoAttack)})
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -68,6 +78,15 @@ class Profile:
     log_images: int = 1280
     snapshot_every: int = 5  # epochs between the candidates for early stopping
     protocol: Protocol = Protocol()
+
+    def __post_init__(self):
+        counts = ("train", "test", "early", "width", "epochs", "batch", "log_every", "log_images",
+                  "snapshot_every")  # fmt: skip
+        rules = dict.fromkeys(counts, checks.number)
+        rules |= {"name": checks.text, "dataset": checks.text, "without": checks.some(checks.text)}
+        rules |= {"blocks": checks.some(checks.number, least=1), "eps": checks.radius}
+        rules |= {"outer_lr": checks.amount, "protocol": checks.one_of(Protocol)}
+        checks.settings(self, rules)
 
     def load(self) -> Dataset:
         return data.load(self.dataset, self.train, self.test, self.early)

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
-from . import checkpoints, paths, results
+from . import files, paths, results
 
 # Asked of either checkout: "at 0" -> its key, "average" -> its protocol.
 _QUESTION = """
@@ -43,14 +44,21 @@ def definitions(root: Path, profile: str, table: pd.DataFrame) -> tuple[dict, di
 
 def rekey(folder: Path, old: Path, new: Path = paths.ROOT) -> None:
     """Replace the keys and protocols in the tables of ``folder``, those of one profile."""
-    files = {name: folder / f"{name}.csv" for name in ("measures", "history")}
-    was = {name: pd.read_csv(f, dtype=str, keep_default_na=False) for name, f in files.items()}
-    before, after = (definitions(root, folder.name, was["measures"]) for root in (old, new))
-    now = {name: renamed(table, before, after) for name, table in was.items()}
-    now["measures"] = now["measures"].reindex(columns=results.COLUMNS, fill_value="")
-    now["history"] = now["history"].assign(weights=now["history"].get("weights", ""))
-    for name, table in now.items():
-        checkpoints.write(files[name], table.to_csv(index=False))
+    with FileLock(folder / ".lock"):
+        files.finish(folder)
+        was = {name: _text(folder / name) for name in results.FILES}
+        rows, curves = was
+        before, after = (definitions(root, folder.name, was[rows]) for root in (old, new))
+        now = {name: renamed(table, before, after) for name, table in was.items()}
+        now[rows] = now[rows].reindex(columns=results.COLUMNS, fill_value="")
+        now[curves] = now[curves].assign(weights=now[curves].get("weights", ""))
+        texts = {name: table.to_csv(index=False) for name, table in now.items()}
+        files.write_together(folder, texts)
+
+
+def _text(path: Path) -> pd.DataFrame:
+    """A table of which every field is text, so that no number changes."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def renamed(table: pd.DataFrame, before: tuple, after: tuple) -> pd.DataFrame:

@@ -8,17 +8,13 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from . import checkpoints, paths, profiles, robustbench, suites
+from . import files, paths, profiles, robustbench, suites, tidy
 from .merging import GROUP, Clash, clash, merged, others, triples
 from .methods import CATALOGUE
 from .run import Run
+from .tidy import COLUMNS
 
-COLUMNS = (
-    "method", "seed", "asked", "which", "epoch", "split", "measure", "attack", "xi", "scope",
-    "draws", "at", "n", "value", "std", "seconds", "profile", "key", "weights", "protocol",
-    "commit", "torch", "device", "images",
-)  # fmt: skip
-CURVE = ["method", "seed", "key", "weights", "epoch"]  # and what was logged
+FILES = ("measures.csv", "history.csv")
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def _counted(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def tidy(table: pd.DataFrame) -> pd.DataFrame:
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of measures in their fixed order, its groups sorted."""
     return table.reindex(columns=COLUMNS).sort_values(GROUP, kind="stable", ignore_index=True)
 
@@ -67,9 +63,18 @@ def _curve(run: Run) -> pd.DataFrame:
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The committed (measures, history) of one profile; empty tables where there are none."""
-    empty = {"measures": pd.DataFrame(columns=COLUMNS), "history": pd.DataFrame(columns=CURVE)}
-    files = {name: folder / f"{name}.csv" for name in empty}
-    return tuple(checkpoints.read_table(f) if f.exists() else empty[k] for k, f in files.items())
+    texts = files.read_together(folder, FILES)
+    kinds = dict(zip(FILES, (tidy.RESULTS, tidy.CURVES)))
+    return tuple(_parsed(folder / name, text, kinds[name]) for name, text in texts.items())
+
+
+def _parsed(path: Path, text: str | None, kind: tidy.Kind) -> pd.DataFrame:
+    if text is None:
+        return pd.DataFrame(columns=kind.only)
+    try:
+        return tidy.parsed(text, kind)
+    except ValueError as error:
+        raise tidy.damaged(path, error) from error
 
 
 def commit(chosen: list[Run], suite="default", folder: Path | None = None) -> Committed:
@@ -120,18 +125,26 @@ def _join(found: dict, folder: Path, profile: profiles.Profile) -> tuple[dict, t
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # beside what it protects: runs may lie in several folders
+        files.finish(folder)
         stored = tuple(_current(table, profile) for table in read(folder))
         clashes = _clashes(found, stored)
         fresh = {run: tables for run, tables in found.items() if run not in clashes}
         if fresh:
-            table, curves = _merged(stored, fresh)
-            _write(folder / "measures.csv", table, "%.6g")
-            _write(folder / "history.csv", curves, "%.4g")
+            texts = [
+                table.to_csv(index=False, float_format=digits)
+                for table, digits in zip(_merged(stored, fresh), ("%.6g", "%.4g"))
+            ]
+            files.write_together(folder, dict(zip(FILES, texts)))
     return fresh, tuple(clashes.values())
 
 
 def _who(run: Run) -> str:
     return f"{run.name} of seed {run.seed}"
+
+
+def check(chosen: list[Run]) -> None:
+    """Refuse, before any work, runs that ``commit`` could not store, and damaged tables."""
+    read(paths.RESULTS / _profile(chosen).name)
 
 
 def _profile(chosen: list[Run]) -> profiles.Profile:
@@ -152,7 +165,7 @@ def _profile(chosen: list[Run]) -> profiles.Profile:
 def _readable(run: Run) -> bool:
     try:
         run.measured(), run.history()
-    except (checkpoints.Damaged, FileNotFoundError):
+    except (files.Damaged, OSError):
         return False
     return True
 
@@ -185,7 +198,7 @@ def _merged(stored: tuple, fresh: dict[Run, tuple]) -> tuple[pd.DataFrame, pd.Da
     table, curves = stored
     other = [run for run, tables in fresh.items() if others(_of(run, stored), tables)]
     table = table[~table.key.isin({run.key for run in other})]
-    table = tidy(merged(table, [rows for rows, _ in fresh.values()], GROUP))
+    table = ordered(merged(table, [rows for rows, _ in fresh.values()], GROUP))
     curves = merged(curves, [curve for _, curve in fresh.values()], ["method", "seed"])
     order = ["method", "seed", "epoch"]
     names = [*order, *(c for c in curves if c not in (*order, "seconds", "weights")), "weights"]
@@ -211,7 +224,3 @@ def _defined(name: str, seed: int, profile: profiles.Profile) -> Run | None:
     if name in CATALOGUE:
         return Run(name, CATALOGUE[name], profile, int(seed))
     return robustbench.run(name, profile) if name in robustbench.NAMES else None
-
-
-def _write(path: Path, table: pd.DataFrame, digits: str) -> None:
-    checkpoints.write(path, table.to_csv(index=False, float_format=digits))

@@ -78,8 +78,12 @@ class External(Run):
         return self
 
     @property
-    def last_weights(self) -> str:
-        return ""
+    def hashes(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def expected(self) -> list[int]:
+        return [0]
 
     def history(self) -> pd.DataFrame:
         return pd.DataFrame()

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,11 +13,21 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from . import checkpoints, checks, clock, measures, models, paths, profiles, suites
-from .attacks import PGD
-from .checkpoints import Damaged, read_table
+from . import (
+    checks,
+    clock,
+    early_stopping,
+    files,
+    measures,
+    models,
+    paths,
+    profiles,
+    snapshots,
+    suites,
+    tidy,
+)
 from .data import Dataset, pool_file
-from .evaluate import robust_errors
+from .files import Damaged
 from .keys import digest
 from .methods import Method, differences
 from .profiles import Profile
@@ -108,18 +118,24 @@ class Run:
 
     def train(self, progress: bool = False, until: float | None = None) -> "Run":
         """Train, or go on training, until done; ``TimeIsUp`` after ``until`` (``time.time()``)."""
-        if self.done:
-            return self
-        with self.held(until):
-            if not self.done:
-                self._state_what()
-                what = (self.method, self.profile, self.seed, self.folder, self.on)
-                _, history = fit(*what, progress, until)
-                checkpoints.write(self.folder / "history.csv", history.to_csv(index=False))
-                checkpoints.write(self.folder / "done", json.dumps(self._record(), indent=1))
-                (self.folder / "state.safetensors").unlink()
-                shutil.rmtree(self.folder / "teacher", ignore_errors=True)
+        if not self.done:
+            with self.held(until):
+                files.sweep(self.folder)
+                if not self.done:
+                    self._train(progress, until)
+        snapshots.record(self.folder)  # refused if damaged
+        self._clear()
         return self
+
+    def _train(self, progress: bool, until: float | None) -> None:
+        self._state_what()
+        _, history = fit(
+            self.method, self.profile, self.seed, self.folder, self.on, progress, until
+        )
+        snapshots.complete(self.folder, self.expected)
+        record = provenance(self.on) | {"weights": snapshots.hashes(self.folder)}
+        files.write(self.folder / "history.csv", history.to_csv(index=False))
+        files.write(self.folder / "done", json.dumps(record, indent=1))
 
     def _state_what(self) -> None:
         """Write what was asked for, or compare it with what an earlier call wrote."""
@@ -127,69 +143,66 @@ class Run:
         what = json.dumps(self.identity, indent=1, sort_keys=True)
         if path.exists() and path.read_text() != what:
             raise Damaged(f"{path} describes another run than its folder's name: move it away")
-        checkpoints.write(path, what)
+        files.write(path, what)
 
-    def _record(self) -> dict:
-        """What a finished run says of itself: its provenance, the weights of its snapshots."""
-        kept = {str(e): checkpoints.load(f)[0] for e, f in self.snapshots().items()}
-        hashes = {epoch: checkpoints.fingerprint(tensors)[:10] for epoch, tensors in kept.items()}
-        return provenance(self.on) | {"weights": hashes}
+    def _clear(self) -> None:
+        """Remove what a finished run needs no more, also behind a kill, if no other is at it."""
+        left = [self.folder / name for name in ("state.safetensors", "teacher")]
+        if any(path.exists() for path in left):
+            with suppress(Timeout, OSError), self.lock().acquire(blocking=False):
+                left[0].unlink(missing_ok=True)
+                shutil.rmtree(left[1], ignore_errors=True)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The weights of the kept models by epoch; none of runs from before they were kept."""
+        return snapshots.record(self.folder).get("weights", {}) if self.done else {}
 
     @property
     def last_weights(self) -> str:
-        """The hash of the last model; empty where the run was finished before it was kept."""
-        hashes = json.loads((self.folder / "done").read_text()).get("weights", {})
-        return hashes[max(hashes, key=int)] if hashes else ""
+        """The weights of the last model, "" if they are not known."""
+        return self.hashes.get(str(max(self.expected)), "")
+
+    @property
+    def expected(self) -> list[int]:
+        """The epochs whose models are kept."""
+        return snapshots.expected(self.method, self.profile)
 
     def history(self) -> pd.DataFrame:
         """A row per epoch: the training curves."""
-        return read_table(self.folder / "history.csv")
+        return tidy.read(self.folder / "history.csv", tidy.HISTORY)
 
     def snapshots(self) -> dict[int, Path]:
         """Kept models by epoch, ascending; epochs count from 0."""
-        files = sorted(self.folder.glob("epoch-*.safetensors"))
-        return {int(file.stem.split("-")[1]): file for file in files}
+        return snapshots.kept(self.folder)
 
     def drop(self) -> None:
         """Remove the models of a finished run: its tables stay, nothing more can be measured. Those
         of a run that another process is at are left to it.
         """
         if self.done and self.snapshots():
-            try:
-                with self.lock().acquire(blocking=False):
-                    for file in self.snapshots().values():
-                        file.unlink()
-            except Timeout:
-                pass
+            with suppress(Timeout), self.lock().acquire(blocking=False):
+                for file in self.snapshots().values():
+                    file.unlink()
 
     def _kept(self) -> dict[int, Path]:
-        """The snapshots, of which there must be one."""
-        kept = self.snapshots()
-        if not kept:
-            why = (
-                "its models were removed after training: move the folder away to train it again"
-                if self.done
-                else "no model is there yet: call runs.get(...) first"
-            )
+        """The snapshots of a finished run, all of them; of another one those there are."""
+        if self.done:
+            return snapshots.complete(self.folder, self.expected)
+        if not self.snapshots():
+            why = "no model is there yet: call runs.get(...) first"
             raise FileNotFoundError(f"{self.folder}: {why}")
-        return kept
+        return self.snapshots()
 
     def model(self, which: str | int = "last") -> nn.Module:
         """The model in eval mode: "last", "early_stopped", "epoch-NNN" or the number of a kept
         epoch, or "scaled-S": the last one, its convolutions times S.
         """
-        kept = self._kept()
+        known, kept = self.hashes, self._kept()
         epoch = which if isinstance(which, int) else self.epoch(which)
         checks.choice("which", epoch, kept)
-        tensors, _ = checkpoints.load(kept[epoch], self.on)
-        net = profiles.network(self.method, self.profile, self.data)
-        model = profiles.evaluated(net).to(self.on)
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise Damaged(
-                f"{kept[epoch]} does not fit the network of {self.name}: {error}"
-            ) from error
+        net = profiles.evaluated(profiles.network(self.method, self.profile, self.data))
+        model = snapshots.fill(net.to(self.on), kept[epoch], known.get(str(epoch)), self.name)
         s = suites.factor(which)
         return (models.scaled(model, s) if s else model).eval()
 
@@ -198,34 +211,25 @@ class Run:
         return load(self.profile, self.on)
 
     def epoch(self, which: str) -> int:
-        """The epoch of the model that ``which`` names.
-
-        Early stopping takes the snapshot of smallest RErr under PGD-7 (restarts as in the protocol)
-        on the early-stopping images, the first on ties.
-        """
+        """The epoch of the model that ``which`` names; see ``early_stopping`` for one of them."""
         suites.check_which(which)
         if which.startswith("epoch-"):
             return int(which.removeprefix("epoch-"))
-        if which != "early_stopped":
-            return max(self._kept())
-        restarts = self.profile.protocol.early_restarts
-        path = self.folder / f"early_stopping-x{restarts}.csv"
-        if not path.exists():
-            rows, attack = [], PGD(eps=self.profile.eps, restarts=restarts)
-            for epoch in self._kept():
-                model = self.model(epoch)
-                rerr = robust_errors(model, *self.data.early, attack).double().mean().item()
-                rows.append({"epoch": epoch, "rerr": rerr})
-            checkpoints.write(path, pd.DataFrame(rows).to_csv(index=False))
-        table = read_table(path)
-        return int(table.epoch[table.rerr.idxmin()])
+        if not self.done and self._kept():
+            raise FileNotFoundError(
+                f"{self.folder}: not trained to the end, which={which!r} is not there yet: call "
+                "runs.get(...) first"
+            )
+        return early_stopping.stopped(self) if which == "early_stopped" else max(self.expected)
 
     def measured(self) -> pd.DataFrame:
         """The tidy rows there are by the profile's present protocol."""
         path = self.folder / "measures.csv"
         empty = pd.DataFrame({name: [] for name in ("asked", "which", "split", "protocol")})
-        table = read_table(path) if path.exists() else empty
-        return self.current(table).reset_index(drop=True)
+        return self.current(self._own(path) if path.exists() else empty).reset_index(drop=True)
+
+    def _own(self, path: Path) -> pd.DataFrame:
+        return snapshots.rows(path, self.key, self.hashes)
 
     def current(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a tidy table whose measure was taken by the profile's present protocol."""
@@ -267,24 +271,20 @@ class Run:
         started, where = time.perf_counter(), (which, split)
         if where not in subjects:
             subjects.clear()  # one model at a time
-            subjects[where] = measures.Subject(self.model(which), self.data, self.profile, split)
+            model = snapshots.finite(self.model(which), f"{self.name}, {which}")
+            subjects[where] = measures.Subject(model, self.data, self.profile, split)
         rows = pd.DataFrame(measures.MEASURES[name].rows(subjects[where]))
         about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
         about |= {"images": self.data.origin} if self.data.origin else {}
-        about |= {"key": self.key, "protocol": self.protocol(name), "asked": name, "which": which}
-        about |= {"weights": weights(subjects[where].model)}
+        about |= {"key": self.key, "weights": snapshots.weights(subjects[where].model)}
+        about |= {"protocol": self.protocol(name), "asked": name, "which": which}
         about |= {"epoch": self.epoch(which), "seconds": round(time.perf_counter() - started, 2)}
         return rows.assign(**about, **provenance(self.on))
 
     def _add(self, rows: pd.DataFrame) -> None:
         path = self.folder / "measures.csv"
-        table = pd.concat([read_table(path), rows]) if path.exists() else rows
-        checkpoints.write(path, table.to_csv(index=False))
-
-
-def weights(model: nn.Module) -> str:
-    """Ten hex digits of a model's weights and statistics: the same only for the same model."""
-    return checkpoints.fingerprint(model.state_dict())[:10]
+        table = pd.concat([self._own(path), rows]) if path.exists() else rows
+        files.write(path, table.to_csv(index=False))
 
 
 @cache

@@ -3,7 +3,7 @@ measurements. Nothing is computed twice, a killed run goes on where it was."""
 
 import pandas as pd
 
-from . import campaign, checks, paths, profiles, results, robustbench, suites
+from . import campaign, checks, paths, profiles, progress, results, robustbench, suites
 from .methods import CATALOGUE, MAIN, TABLE1, Method, differences
 from .profiles import Profile
 from .run import Run
@@ -98,8 +98,7 @@ def collect(
     """
     chosen = select(methods, profile, seeds)
     if source_of(profile, source) == "live":
-        campaign.carry_out(chosen, suite, workers)
-        return gathered(chosen, suite)
+        return _live(chosen, suite, workers)
     table, history = results.read(paths.RESULTS / profiles.get(profile).name)
     parts = {run: _committed(run, table, suite) for run in chosen}
     lacking = [run for run, part in parts.items() if part is None]
@@ -115,6 +114,22 @@ def collect(
         table.attrs["lacking"] = f"not measured yet: {_described(lacking, chosen)}"
     history = history[history.key.isin({run.key for run in chosen if run not in lacking})]
     return table, history.reset_index(drop=True)
+
+
+def _live(chosen: list[Run], suite, workers: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trained and measured now; runs that fail are told, and named as lacking if others do not."""
+    try:
+        campaign.carry_out(chosen, suite, workers)
+        return gathered(chosen, suite)
+    except campaign.Failed as error:
+        there = [run for run in chosen if campaign.finished(run, suite)]
+        if not there:
+            raise
+        progress.say(str(error))
+    table, history = gathered(there, suite)
+    lacking = [run for run in chosen if run not in there]
+    table.attrs["lacking"] = f"failed: {_described(lacking, chosen)}"
+    return table, history
 
 
 def _described(lacking: list[Run], chosen: list[Run]) -> str:

@@ -87,6 +87,10 @@ class SGD:
     momentum: float = 0.9
     decay: float = 5e-4
 
+    def __post_init__(self):
+        rules = {"lr": checks.radius, "momentum": checks.below_one, "decay": checks.radius}
+        checks.settings(self, rules)
+
     def build(self, parameters, g: torch.Generator) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters, self.lr, self.momentum, weight_decay=self.decay, nesterov=self.momentum > 0
@@ -101,6 +105,9 @@ class Adam:
 
     lr: float = 0.1
     decay: float = 5e-4
+
+    def __post_init__(self):
+        checks.settings(self, {"lr": checks.radius, "decay": checks.radius})
 
     def build(self, parameters, g: torch.Generator) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, self.lr, weight_decay=self.decay)
@@ -130,6 +137,9 @@ class EntropySGD:
 
     def __post_init__(self):
         checks.number("walk", self.walk, 0)
+        rules = dict.fromkeys(("lr", "decay", "gamma", "noise"), checks.radius)
+        rules |= {"momentum": checks.below_one, "inner": checks.amount, "keep": checks.share}
+        checks.settings(self, rules)
 
     def build(self, parameters, g: torch.Generator) -> torch.optim.Optimizer:
         return _EntropySGD(parameters, self, g)
@@ -185,6 +195,9 @@ class Steps:
     at: tuple[float, ...] = (0.4, 0.6, 0.8)
     factor: float = 0.1
 
+    def __post_init__(self):
+        checks.settings(self, {"at": checks.some(checks.radius), "factor": checks.radius})
+
     def __call__(self, t: float) -> dict[str, float]:
         return {"lr": self.factor ** sum(t >= a for a in self.at)}
 
@@ -205,6 +218,9 @@ class Cyclic:
 
     cycles: int = 1
     peak: float = 4.0
+
+    def __post_init__(self):
+        checks.settings(self, {"cycles": checks.number, "peak": checks.radius})
 
     def __call__(self, t: float) -> dict[str, float]:
         height = 1 - abs(2 * (t * self.cycles % 1) - 1)

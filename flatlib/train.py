@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, clock, profiles
+from . import checkpoints, clock, profiles, states
 from .attacks import PGD
 from .data import PSEUDO_LABELLED, Dataset, Split, floats, labelled_pool, pool_file
 from .evaluate import evaluate
@@ -64,10 +64,12 @@ def _untouched(f, x: Tensor, y: Tensor, g) -> Tensor:
     return x
 
 
+class Diverged(RuntimeError):
+    """Training has led to weights that are not finite."""
+
+
 class Training:
-    """A run in progress: everything that changes from step to step, and how to save it and go on
-    from it.
-    """
+    """A run in progress: everything that changes from step to step, which ``states`` saves."""
 
     def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
         self.method, self.profile = profiles.adapt(method, profile), profile
@@ -121,11 +123,23 @@ class Training:
                 lr = self._step(batches, t, curves)
         self.epoch += 1
         self._average("epoch")
+        self._check_finite()
         row = {"epoch": self.epoch - 1, "progress": self.epoch / self.epochs, "lr": lr}
         row |= curves.means()
         if self.epoch % self.profile.log_every == 0 or self.epoch == self.epochs:
             row |= self._test_curves()
         self.history.append(row | {"seconds": time.perf_counter() - started})
+
+    def _check_finite(self) -> None:
+        """``Diverged`` at the end of an epoch after which nothing that is trained has a meaning."""
+        now = {**self.net.state_dict(), **{f"average of {k}": v for k, v in self.average.items()}}
+        wrong = [name for name, v in now.items() if not bool(torch.isfinite(v).all())]
+        if wrong:
+            raise Diverged(
+                f"training diverged in epoch {self.epoch - 1} of {self.epochs} (counted from 0): "
+                f"{wrong[0]} is not finite. Nothing of this epoch is kept; a smaller learning rate "
+                f"than that of {self.method.optimiser} may help"
+            )
 
     @contextmanager
     def _dropout(self):
@@ -191,26 +205,6 @@ class Training:
         found = {"test_rloss": report.RLoss, "test_rerr": report.RErr, "test_err": report.Err}
         return found | {f"test_rloss_{k}": v for k, v in report.split().items()}
 
-    def save(self, path: Path) -> None:
-        """Everything needed to go on, in one file written at once."""
-        parts = {"net": self.net.state_dict(), "average": self.average}
-        parts |= {"optimiser": checkpoints.flatten_optimiser(self.optimiser)}
-        parts |= {"random": self.random.state()}
-        about = {"epoch": self.epoch, "averaged": self.averaged, "history": self.history}
-        checkpoints.save_parts(path, parts, about | {"begun": self.begun})
-
-    def resume(self, path: Path) -> None:
-        """Go on from a file written by ``save``; that of another training is refused."""
-        names = ("net", "average", "optimiser", "random")
-        parts, about = checkpoints.load_parts(path, names, self.device)
-        checkpoints.same_origin(path, about.get("begun"), self.begun)
-        self.net.load_state_dict(parts["net"])
-        self.average = parts["average"]
-        checkpoints.restore_optimiser(self.optimiser, parts["optimiser"])
-        self.random.restore(parts["random"])
-        self.epoch, self.history = about["epoch"], about["history"]
-        self.averaged = about["averaged"]
-
 
 class _Curves:
     """Running means over an epoch's mini-batches: the loss descended, and plain CE and error on
@@ -270,12 +264,13 @@ def fit(
     with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``,
     and a teacher of pseudo-labels has its own folder ``teacher`` there. A folder of another
     training is refused. Raises ``TimeIsUp`` before the first epoch, the teacher's too, that would
-    begin after ``until`` (``time.time()``).
+    begin after ``until`` (``time.time()``), and ``Diverged`` at the end of the epoch in which
+    weights cease to be finite: nothing of that epoch is kept.
     """
     training = Training(method, profiles.get(profile), seed, device)
     state = folder and Path(folder) / "state.safetensors"
     if state and state.exists():
-        training.resume(state)
+        states.resume(training, state)
     if training.epoch < training.epochs:
         training.label(folder and Path(folder) / "teacher", until)
     epochs = bar(total=training.epochs, initial=training.epoch, unit="epoch", show=progress)
@@ -285,7 +280,7 @@ def fit(
             training.run_epoch()
             if folder:
                 _keep(training, Path(folder))
-                training.save(state)
+                states.save(training, state)
             epochs.update()
             epochs.set_postfix(train_rloss=f"{training.history[-1]['train_rloss']:.2f}")
     return training.model(), pd.DataFrame(training.history)

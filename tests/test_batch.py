@@ -22,9 +22,9 @@ from flatlib import (
     profiles,
     results,
     runs,
+    snapshots,
     suites,
 )
-from flatlib import run as run_module
 from flatlib.run import Run
 
 FAST = (("robustness", "last", "test"),)
@@ -195,9 +195,9 @@ def test_every_row_says_what_weights_it_is_of(stored):
     (run,) = runs.select("at", "smoke")
     table = pd.read_csv(stored / "measures.csv", dtype=str).query("method == 'at'")
     for which, rows in table.groupby("which"):
-        assert set(rows.weights) == {run_module.weights(run.model(which))}
+        assert set(rows.weights) == {snapshots.weights(run.model(which))}
     history = pd.read_csv(stored / "history.csv", dtype=str).query("method == 'at'")
-    assert set(history.weights) == {run_module.weights(run.model())}
+    assert set(history.weights) == {snapshots.weights(run.model())}
     assert table.weights.nunique() == 2 + (run.epoch("early_stopped") != 4)
 
 
@@ -233,15 +233,19 @@ def test_stored_rows_without_weights_are_replaced_whole_or_not_at_all(stored):
 
 
 def test_rows_on_two_kinds_of_weights_are_never_stored(stored):
-    chosen = runs.select("at", "smoke")
-    campaign.carry_out(chosen, FAST)
-    path = chosen[0].folder / "measures.csv"
-    table = pd.read_csv(path, dtype=str)
-    table.loc[0, "weights"] = "0123456789"
-    table.to_csv(path, index=False)
-    got = results.commit(chosen, FAST)
-    assert got.runs == 0 and "stored nothing, measured 0123456789 and" in got.describe()
-    assert not (stored / "measures.csv").exists()
+    """Of a model that the run knows they are damage; of a scaled one they are a mix."""
+    for which, said in (("last", "damaged and left out: at"), ("scaled-2", "stored nothing")):
+        suite = (("robustness", which, "test"),)
+        chosen = runs.select("at", "smoke")
+        campaign.carry_out(chosen, suite)
+        path = chosen[0].folder / "measures.csv"
+        table = pd.read_csv(path, dtype=str)
+        table.loc[0, "weights"] = "0123456789"
+        table.to_csv(path, index=False)
+        got = results.commit(chosen, suite)
+        assert got.runs == 0 and said in got.describe()
+        assert not (stored / "measures.csv").exists()
+        path.unlink()
 
 
 def test_campaigns_in_two_folders_of_runs_commit_one_after_the_other(stored, tmp_path, monkeypatch):

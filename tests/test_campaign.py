@@ -14,9 +14,23 @@ import pandas as pd
 import pytest
 from dask.distributed import LocalCluster
 
-from flatlib import batch, campaign, checkpoints, clock, paths, profiles, results, runs, suites
+from flatlib import (
+    batch,
+    campaign,
+    checkpoints,
+    clock,
+    files,
+    paths,
+    profiles,
+    results,
+    runs,
+    suites,
+    tidy,
+)
 
 FAST = (("robustness", "last", "test"),)
+KINDS = {"measures.csv": tidy.MEASURES, "history.csv": tidy.HISTORY,
+         "early_stopping": tidy.STOPPING}  # fmt: skip
 LONG = replace(profiles.get("smoke"), name="smoke-long", epochs=40, log_every=40,
                snapshot_every=40)  # fmt: skip
 
@@ -192,7 +206,7 @@ def fill(monkeypatch, writes):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return inner(handle)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     return lambda: left.__setitem__(0, 10**6)
 
 
@@ -207,7 +221,7 @@ def test_a_full_disk_leaves_what_was_finished(fresh_runs, monkeypatch, writes):
         for file in folder.glob("*.safetensors"):
             checkpoints.load(file)
         for file in folder.glob("*.csv"):
-            checkpoints.read_table(file)
+            tidy.parsed(file.read_text(), KINDS[file.name.split("-")[0]])
     done = [run for run in chosen if run.done]
     stamps = {f: f.stat().st_mtime_ns for run in done for f in run.snapshots().values()}
     empty()

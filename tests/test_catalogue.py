@@ -33,7 +33,8 @@ def test_a_method_of_ones_own_is_listed_without_a_printed_row(monkeypatch):
 def test_what_differs_is_said_and_tells_methods_apart():
     said = catalogue.table().differences
     assert said["at"] == "" and said.nunique() == len(CATALOGUE)
-    assert said["awp0.01"] == "perturbation=AWP(xi=0.01)" and said["batch8"] == "data=Batches(size=8)"
+    assert said["awp0.01"] == "perturbation=AWP(xi=0.01)"
+    assert said["batch8"] == "data=Batches(size=8)"
     assert said["eps9"] == "attack=PGD(eps=0.03529, lr=0.007)"
 
 

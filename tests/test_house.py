@@ -15,13 +15,12 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
-     "kernels", "lettering", "keys", "merging", "streams", "bilinear", "graphs", "progress",
-     "pickled", "clock", "fashion"},
-    {"attacks", "autoattack", "steps", "checkpoints", "provenance"},
+     "kernels", "lettering", "keys", "files", "merging", "streams", "bilinear", "graphs",
+     "progress", "pickled", "clock", "fashion"},
+    {"attacks", "autoattack", "steps", "checkpoints", "provenance", "tidy"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
-    {"measures", "train", "suites", "choices"},
-    {"costs", "run", "campaign", "runs", "batch", "results", "robustbench",
-     "queue"},
+    {"measures", "train", "states", "snapshots", "early_stopping", "suites", "choices"},
+    {"costs", "run", "campaign", "runs", "batch", "results", "robustbench", "queue"},
     {"published", "claims", "plots", "curves", "courses", "relations", "scatters", "explorer",
      "predicates", "comparisons", "along", "evidence", "ledger", "ledger_flatness", "tables",
      "catalogue", "rekey"},

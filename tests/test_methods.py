@@ -126,6 +126,9 @@ def test_a_part_without_a_description_of_its_own_has_no_key():
     class Thawed:
         rate: float = 0.1
 
+        def __call__(self, f, x, y, g):
+            return x
+
     for part in (lambda f, batch: batch.x, Thawed(), PerTask(lambda f, x, y, g: x)):
         method = replace(CATALOGUE["ssl4"], attack=part)
         with pytest.raises(ValueError, match="frozen dataclass with __call__"):

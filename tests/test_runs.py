@@ -11,8 +11,21 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import AT, CATALOGUE, PGD, evaluate, measures, paths, profiles, published, run, runs
-from flatlib.checkpoints import Damaged
+from flatlib import (
+    AT,
+    CATALOGUE,
+    PGD,
+    checkpoints,
+    evaluate,
+    measures,
+    paths,
+    profiles,
+    published,
+    run,
+    runs,
+    snapshots,
+)
+from flatlib.files import Damaged
 from flatlib.methods import Noise
 from flatlib.profiles import Protocol
 
@@ -59,7 +72,9 @@ def test_a_run_leaves_what_it_promises(at):
     assert "state.safetensors" not in names and at.done
     assert at.folder.name == f"at-{at.key}-s0" and at.folder.parent.name == "smoke"
     assert json.loads((at.folder / "method.json").read_text())["method"] == {}
-    assert set(json.loads((at.folder / "done").read_text())) == {"commit", "torch", "device", "weights"}
+    record = json.loads((at.folder / "done").read_text())
+    assert set(record) == {"commit", "torch", "device", "weights"}
+    assert record["weights"] == {str(e): snapshots.weights(at.model(e)) for e in (0, 2, 4)}
     assert len(at.history()) == SMOKE.epochs
 
 
@@ -73,7 +88,7 @@ def test_the_second_call_loads(at, training_is_forbidden):
 def test_an_unfinished_run_goes_on(at, tmp_path, monkeypatch):
     want = {e: at.model(e).state_dict() for e in (0, 2, 4)}
     monkeypatch.setattr(paths, "RUNS", tmp_path)
-    inner, files = run.checkpoints.save, []
+    inner, files = checkpoints.save, []
 
     def stop(path, *rest):
         files.append(path.name)
@@ -82,7 +97,7 @@ def test_an_unfinished_run_goes_on(at, tmp_path, monkeypatch):
         inner(path, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(run.checkpoints, "save", stop)
+        patch.setattr(checkpoints, "save", stop)
         runs.get("at", "smoke", 0, progress=False)
     (begun,) = runs.select("at", "smoke")
     assert not begun.done and (begun.folder / "state.safetensors").exists()
@@ -346,7 +361,7 @@ def test_a_damaged_table_is_named_and_left_alone(at, tmp_path, monkeypatch, name
 def test_a_snapshot_of_another_network_is_named(at, tmp_path, monkeypatch):
     folder = copied(at, tmp_path, monkeypatch)
     net = profiles.network(AT, replace(SMOKE, width=8), SMOKE.load())
-    run.checkpoints.save(folder / "epoch-004.safetensors", net.state_dict())
+    checkpoints.save(folder / "epoch-004.safetensors", net.state_dict())
     with pytest.raises(Damaged, match="epoch-004.safetensors does not fit the network of at"):
         at.model()
 
