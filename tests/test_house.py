@@ -15,7 +15,8 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
-     "kernels", "lettering", "streams", "bilinear", "graphs", "progress", "pickled", "clock"},
+     "kernels", "lettering", "streams", "bilinear", "graphs", "progress", "pickled", "clock",
+     "plans", "tracing", "fingerprint", "agreement", "traces"},
     {"attacks", "autoattack", "steps", "checkpoints"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "suites", "choices"},

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flatlib import as_function, kernels, layers, weights
+from flatlib import as_function, kernels, layers, plans, weights
 from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
 
@@ -21,7 +21,7 @@ def close(got, want):
 
 
 def planned(model):
-    return kernels._plan(model) is not None
+    return kernels.why_plain(model) is None
 
 
 @pytest.fixture
@@ -167,9 +167,9 @@ def test_a_forward_of_one_instance_is_honoured(tiny, x):
 
 
 def test_asking_for_a_plan_again_traces_nothing(tiny, monkeypatch):
-    plan = kernels._plan(tiny)
-    monkeypatch.setattr(kernels, "traced", lambda model: pytest.fail("traced again"))
-    assert kernels._plan(tiny) is plan
+    plan = kernels.plan_of(tiny)
+    monkeypatch.setattr(plans, "traced", lambda model: pytest.fail("traced again"))
+    assert kernels.plan_of(tiny) is plan
 
 
 def test_a_copy_is_a_model_of_its_own(tiny, x):
@@ -482,7 +482,7 @@ def test_norms_without_a_convolution_before_them_are_made_fast(norm, age, x, g):
     """Logits and gradients for images and weights, under perturbed weights too."""
     torch.manual_seed(0)
     net = age(WideResNet(norm))
-    assert planned(net) and not kernels._plan(net).kept
+    assert planned(net) and not kernels.plan_of(net).kept
     w = weights.detached(layers(net))
     moved = weights.add(w, weights.sample(w, 0.5, g))
     for v in (w, moved):
@@ -559,7 +559,7 @@ def test_in_train_mode_everything_is_as_ever(make, x, rotated):
         z = function(net)(layers(net), point)
         z.square().mean().backward()
         results.append((z, point.grad, [p.grad for p in net.parameters()]))
-    assert kernels._plan(got).kept
+    assert kernels.plan_of(got).kept
     close(results[0][0], results[1][0]), close(results[0][1], results[1][1])
     for mine, theirs in zip(results[0][2], results[1][2]):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
@@ -572,7 +572,7 @@ def test_the_modes_of_a_network_take_turns(tiny, x):
         tiny.train(training)
         other = copy.deepcopy(tiny)
         close(kernels.fast(tiny)(layers(tiny), x), other(x))
-        assert bool(kernels._plan(tiny).kept) is training
+        assert bool(kernels.plan_of(tiny).kept) is training
 
 
 def test_weights_of_a_working_norm_can_be_given_too(tiny, x):
@@ -616,9 +616,9 @@ def recordings(monkeypatch):
 
 
 def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, recordings):
-    plan, w = kernels._plan(tiny), weights.detached(layers(tiny))
+    plan, w = kernels.plan_of(tiny), weights.detached(layers(tiny))
     sets = [weights.add(w, weights.sample(w, 0.5, g)) for _ in range(2)]
-    folded = [plan.fold({**kernels._tensors(tiny), **weights.detached(v)}) for v in sets]
+    folded = [plan.fold({**weights.all_tensors(tiny), **weights.detached(v)}) for v in sets]
     run = plan.recorder(None)
     with torch.no_grad():
         got = [run(folded[k], x) for k in (0, 1, 0, 0)]
@@ -629,8 +629,8 @@ def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, rec
 
 
 def test_every_shape_is_recorded_once(tiny, x, recordings):
-    plan = kernels._plan(tiny)
-    folded = plan.fold(weights.detached(kernels._tensors(tiny)))
+    plan = kernels.plan_of(tiny)
+    folded = plan.fold(weights.detached(weights.all_tensors(tiny)))
     for n in (6, 3, 6, 3):
         close(plan.recorder(None)(folded, x[:n]), tiny(x[:n]))
     assert [len(x[:n]) for n in (6, 3)] == [shape[0] for shape in recordings]
