@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from .tracing import told
 from .weights import Weights
 
-NOT_FINITE = "its outputs or gradients are not finite"  # with these weights, perhaps not with others
+NOT_FINITE = "its outputs or gradients are not finite"  # with these weights
 _IMAGES = 2  # of those at hand, and as many random ones
 _LARGE = 50_000_000  # weights of which no copies in float64 are made
 _NEAR = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-2, 1e-4)}  # see _differing

@@ -1,9 +1,30 @@
-"""Convolutions whose second derivatives are fast, for products with the Hessian."""
+"""Second derivatives for products with the Hessian: those of convolutions made fast, those of
+attention possible, missing ones named.
+"""
+
+import re
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def differentiated_twice():
+    """Attention written out while the block runs, since the fused kernels have no second
+    derivative; an operation without one is named.
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not re.search("derivative|differentiate|[Dd]ouble backward", str(error)):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"model: an operation has no second derivative ({first})") from error
 
 
 class TwiceDifferentiable(TorchFunctionMode):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .attacks import PGD
-from .kernels import exact, fast, freeze, laid_out
+from .kernels import exact, fast, freeze, laid_out, why_plain
 from .losses import cross_entropy
 from .progress import bar
 from .weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
@@ -30,6 +30,7 @@ class Flatness:
     std: float
     reference: float
     per_example: Tensor  # (N,)
+    note: str = ""  # why it ran on the model as it is, not on its fast form
 
 
 def average_flatness(
@@ -140,10 +141,9 @@ class _Search:
                 table[k, span] = losses(group, self.generator)
                 if k == self.draws - 1:
                     kept[span] = _reduced(table[:, span], worst)
-        rise, means = kept - reference, table.mean(1)
-        return Flatness(
-            rise.mean().item(), means.std(unbiased=False).item(), reference.mean().item(), rise
-        )
+            note = why_plain(self.model) or ""
+        rise, std = kept - reference, table.mean(1).std(unbiased=False)
+        return Flatness(rise.mean().item(), std.item(), reference.mean().item(), rise, note)
 
     def _reference(self) -> Tensor:
         attack = self.attack

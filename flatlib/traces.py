@@ -6,24 +6,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-_OWN = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes that no forward pass changes
+_OWN = frozenset(vars(nn.Module()))  # attributes that are not the forward pass's
 
 
 @contextmanager
 def unchanged(model: nn.Module):
-    """Run the block, then give attributes and buffers the values they had.
+    """Run the block, then bind attributes and buffers to what they were and give buffers their
+    values; what was put into a list stays there.
 
-    Not where it made modules or tensors: a model that builds itself in its first forward pass.
+    Not where the block made modules or weights: a model that builds itself in its first pass.
     """
     names = _names(model)
-    attributes = [(m, _attributes(m)) for m in model.modules()]
+    attributes = [(m, _attributes(m), dict(m._buffers)) for m in model.modules()]
     buffers = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b)]
     try:
         yield model
     finally:
         if _names(model) == names:
-            for module, before in attributes:
-                _give_back(module, before)
+            for saved in attributes:
+                _give_back(*saved)
             with torch.no_grad():
                 for buffer, version, value in buffers:
                     if buffer._version != version:
@@ -39,17 +40,12 @@ def _names(model: nn.Module) -> list[str]:
 
 
 def _attributes(module: nn.Module) -> dict:
-    """By name: the value and, for a list or dict, a copy of it as it is now."""
-    found = {k: v for k, v in vars(module).items() if k not in _OWN}
-    return {k: (v, v.copy() if isinstance(v, (list, dict, set)) else None) for k, v in found.items()}
+    return {k: v for k, v in vars(module).items() if k not in _OWN}
 
 
-def _give_back(module: nn.Module, before: dict) -> None:
+def _give_back(module: nn.Module, before: dict, buffers: dict) -> None:
     now = vars(module)
     for name in [k for k in now if k not in _OWN and k not in before]:
         del now[name]
-    for name, (value, content) in before.items():
-        now[name] = value
-        if content is not None:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+    now.update(before)
+    module._buffers.update(buffers)

@@ -67,13 +67,13 @@ class _Leaves(Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
 
-    def create_node(self, *args, **kwargs):
+    def create_node(self, kind, target, args, kwargs, name=None, type_expr=None):
         if _around() != self.around:
             raise Untraceable(
                 "its forward pass has an autograd function of its own, or a block in another "
                 "gradient mode or precision"
             )
-        return super().create_node(*args, **kwargs)
+        return super().create_node(kind, target, args, kwargs, name, type_expr)
 
 
 def _around() -> tuple:

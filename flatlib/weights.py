@@ -26,9 +26,9 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
 
     Chosen by module type, not by name: every trainable tensor but those of normalisation modules
     and of modules marked ``auxiliary = True``. ``biases=False`` keeps tensors of two or more
-    dimensions only (AWP, Hessian). A tensor that goes by several names is listed by its first in the
-    whole model, wherever that is. For the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21
-    without biases.
+    dimensions only (AWP, Hessian). A tensor that goes by several names is listed by the first in
+    the whole model, be it in an auxiliary branch. For the paper's ResNet-18: 26 tensors, 11 165 322
+    scalars; 21 without biases.
     """
     found, first = {}, {id(parameter): name for name, parameter in model.named_parameters()}
     for _, module in branches(model):
