@@ -17,7 +17,7 @@ from .tracing import told
 from .weights import Weights
 
 NOT_FINITE = "its outputs or gradients are not finite"  # with these weights
-_IMAGES = 2  # of those at hand, and as many random ones
+_IMAGES = 2  # of those at hand, and a random one
 _LARGE = 50_000_000  # weights of which no copies in float64 are made
 _NEAR = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-2, 1e-4)}  # see _differing
 _COARSE = (0.1, 1e-2)  # the same in half precision
@@ -63,12 +63,12 @@ def coarse_difference(plan, model, tensors: Weights, x: Tensor, dtype: torch.dty
 
 
 def _images(x: Tensor) -> Tensor:
-    """Images at hand, a little off since max-pooling and ReLU have no one gradient at ties, and
-    random ones.
+    """Images at hand, a little off since max-pooling and ReLU have no one gradient at ties, and a
+    random one.
     """
-    x, g = x[:_IMAGES].detach(), torch.Generator().manual_seed(0)
-    near, random = torch.rand(2, *x.shape, generator=g).to(x)
-    return torch.cat([x.lerp(near, 0.05), random])
+    x = x[:_IMAGES].detach()
+    noise = torch.rand(len(x) + 1, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+    return torch.cat([x.lerp(noise[1:], 0.05), noise[:1]])
 
 
 def _precisions(tensors: Weights, x: Tensor) -> list[torch.dtype]:

@@ -131,7 +131,8 @@ class Plan:
 
 def _laid_out(x: Tensor) -> Tensor:
     """A copy of images, channels-last: a network may write into it."""
-    return x.to(copy=True, memory_format=torch.channels_last) if x.ndim == 4 else x.clone()
+    y = x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+    return y.clone() if y is x else y
 
 
 def _rounded(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
