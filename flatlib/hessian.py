@@ -21,9 +21,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     biases=False)``; weights that take no part have zeros. The mean is over examples, whatever the
     batch size. On a GPU float32 is meant in full, whatever the user has set (``kernels.exact``).
     """
-    f = fast(model)
-    w = laid_out(model, checks.perturbable(detached(layers(model, biases=False))))
-    w = {k: v.requires_grad_() for k, v in w.items()}
+    f, w = fast(model), _matrices(model)
 
     def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
         with TwiceDifferentiable(), differentiated_twice(), exact():
@@ -52,6 +50,14 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
         return total
 
     return hessian_times, sum(t.numel() for t in w.values())
+
+
+def _matrices(model: nn.Module) -> Weights:
+    """The layers that the Hessian is of, cut from the model and laid out for its fast form."""
+    w = checks.perturbable(detached(layers(model, biases=False)))
+    if any(v.is_complex() for v in w.values()):
+        raise ValueError("model: complex weights; the Hessian is that of real ones")
+    return {k: v.requires_grad_() for k, v in laid_out(model, w).items()}
 
 
 def eigenvalues(

@@ -17,7 +17,8 @@ def unchanged(model: nn.Module):
     Not where the block made modules or weights: a model that builds itself in its first pass.
     """
     names = _names(model)
-    attributes = [(m, _attributes(m), dict(m._buffers)) for m in model.modules()]
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    attributes = [(m, _attributes(m), dict(m._buffers)) for m in modules]
     buffers = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b)]
     try:
         yield model

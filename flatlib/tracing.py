@@ -6,6 +6,7 @@ when the graph is compared with the network (see ``agreement``).
 """
 
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -27,7 +28,10 @@ def trace(model: nn.Module) -> Graph:
     It is traced twice, with gradients and without, from different random states: what depends on
     the run shows as a difference.
     """
-    copy, found = _copied(model), []
+    try:
+        copy, found = _copied(model), []
+    except Exception as error:  # whatever hangs on a module
+        raise Untraceable(f"it cannot be copied ({told(error)})") from None
     for seed, gradients in enumerate((True, False)):
         with _random(seed), torch.set_grad_enabled(gradients):
             found.append(_traced(copy))
@@ -94,21 +98,36 @@ class _Unread(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         if func not in cls.asked:
-            raise Untraceable("its forward pass computes with weights or buffers outside the graph")
+            raise Untraceable("its forward pass computes with tensors outside the graph")
         return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class _Hidden(_Unread):
+    """A tensor that is just an attribute, perhaps kept from the last forward pass."""
+
+    asked = frozenset()
 
 
 def _copied(model: nn.Module) -> nn.Module:
     """A copy of the modules and their attributes, with tensors that only a graph can read."""
     memo = {}
-    try:
-        for tensor in (*model.parameters(), *model.buffers()):
-            stand_in = Tensor._make_subclass(_Unread, tensor.detach(), tensor.requires_grad)
-            stand_in._is_param = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = stand_in
-        return deepcopy(model, memo)
-    except Exception as error:
-        raise Untraceable(f"it cannot be copied ({told(error)})") from None
+    for module in model.modules():
+        for tensor in _attributes(list(vars(module).values())):
+            memo[id(tensor)] = Tensor._make_subclass(_Hidden, tensor.detach(), False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        stand_in = Tensor._make_subclass(_Unread, tensor.detach(), tensor.requires_grad)
+        stand_in._is_param = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = stand_in
+    return deepcopy(model, memo)
+
+
+def _attributes(v) -> Iterator[Tensor]:
+    """The tensors in a value and in lists and dicts of them."""
+    if isinstance(v, Tensor):
+        yield v
+    elif isinstance(v, (list, tuple, dict)):
+        for one in v.values() if isinstance(v, dict) else v:
+            yield from _attributes(one)
 
 
 @contextmanager

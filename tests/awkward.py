@@ -102,7 +102,7 @@ class Switch(Net):
         self.register_buffer("on", torch.tensor(False))
 
     def forward(self, x):
-        return super().forward(1 - x if self.on else x)
+        return super().forward(x) / (4 if self.on else 1)
 
 
 class ListedBuffers(Net):
@@ -258,16 +258,17 @@ class Attention(nn.Module):
 
     def forward(self, x):
         t = self.cut(x).flatten(2).transpose(1, 2)
-        q, k, v = (part[:, None] for part in self.mix(t).chunk(3, -1))
-        return self.head((t + F.scaled_dot_product_attention(q, k, v)[:, 0]).mean(1))
+        q, k, v = self.mix(t).unsqueeze(1).chunk(3, -1)
+        return self.head((t + F.scaled_dot_product_attention(q, k, v).squeeze(1)).mean(1))
 
 
-FOLLOWED = [Net, Detached, IntegerBuffer, Temperature, KeywordCall, OtherKinds, FiveDimensions,
+FOLLOWED = [Net, Detached, IntegerBuffer, Temperature, KeywordCall, FiveDimensions,
             ReadsGlobal, ReadsObject, Caching, Fourier, Attention]  # fmt: skip
 PLAIN = {
     StraightThrough: "autograd function", Reversed: "gradients for the images",
     NoGradBlock: "gradient mode", AutocastBlock: "gradient mode", Switch: "cannot be traced",
     ListedBuffers: "outside the graph", PythonNoise: "random numbers", Counting: "another course",
     WeightNormed: "ParametrizedConv2d", SpectrallyNormed: "ParametrizedConv2d",
-    Tied: "two names", Hooked: "hooks", Encoder: "TransformerEncoderLayer",
+    Tied: "two names", Hooked: "hooks", Encoder: "MultiheadAttention",
+    OtherKinds: "its graph fails",
 }  # fmt: skip

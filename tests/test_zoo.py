@@ -54,8 +54,8 @@ def googlenet():
     parts = import_module("torchvision.models.googlenet")  # a function goes by this name too
     return nn.Sequential(
         parts.BasicConv2d(3, 8, kernel_size=3), nn.MaxPool2d(3, 2),
-        parts.Inception(8, 4, 4, 8, 2, 4, 4), parts.Inception(16, 4, 4, 8, 2, 4, 4),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+        parts.Inception(8, 4, 4, 8, 2, 4, 4), parts.Inception(20, 4, 4, 8, 2, 4, 4),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 10),
     )  # fmt: skip
 
 
@@ -153,6 +153,10 @@ def hessian_times(model, x, y, v):
 
 def test_products_with_the_hessian_are_those_of_the_model(network, xy, g):
     name, model = network
+    if name == "Fourier":
+        with pytest.raises(ValueError, match="^model: complex"):
+            product(model, *xy)
+        return
     times, size = product(model, *xy)
     v = torch.randn(size, generator=g, dtype=torch.float64)
     if name in ROUGH:
