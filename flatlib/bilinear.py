@@ -3,6 +3,7 @@ attention possible, missing ones named.
 """
 
 import re
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
@@ -25,6 +26,21 @@ def differentiated_twice():
             raise
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"model: an operation has no second derivative ({first})") from error
+
+
+def refuse_broken(grads: Iterable[Tensor]) -> None:
+    """Refuse gradients with a part that PyTorch would leave out of a second derivative unsaid:
+    that of an autograd function which is ``once_differentiable``.
+    """
+    todo, seen = [g.grad_fn for g in grads], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "Error":
+            raise ValueError("model: a once_differentiable function has no second derivative")
+        todo += [before for before, _ in node.next_functions]
 
 
 class TwiceDifferentiable(TorchFunctionMode):

@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from . import checks
-from .bilinear import TwiceDifferentiable, differentiated_twice
+from .bilinear import TwiceDifferentiable, differentiated_twice, refuse_broken
 from .kernels import exact, fast, laid_out
 from .losses import cross_entropy
 from .weights import Weights, detached, layers, mode
@@ -29,7 +29,10 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
             if not loss.requires_grad:  # no weight takes part
                 return tuple(map(torch.zeros_like, w.values()))
             how = {"create_graph": True, "materialize_grads": True}
-            return torch.autograd.grad(loss, w.values(), **how)
+            grads = torch.autograd.grad(loss, w.values(), **how)
+        if xb is batches[0][0]:
+            refuse_broken(grads)
+        return grads
 
     batches = list(zip(x.split(batch), y.split(batch)))
     kept = [gradient(*batches[0])] if len(batches) == 1 else None  # else memory would be the limit
