@@ -1,9 +1,46 @@
-"""Convolutions whose second derivatives are fast, for products with the Hessian."""
+"""Second derivatives for products with the Hessian: those of convolutions made fast, those of
+attention possible, missing ones named.
+"""
+
+import re
+from collections.abc import Iterable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def differentiated_twice():
+    """Attention written out while the block runs, since the fused kernels have no second
+    derivative; an operation without one is named.
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not re.search("derivative|differentiate|[Dd]ouble backward", str(error)):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"model: an operation has no second derivative ({first})") from error
+
+
+def refuse_broken(grads: Iterable[Tensor]) -> None:
+    """Refuse gradients with a part that PyTorch would leave out of a second derivative unsaid:
+    that of an autograd function which is ``once_differentiable``.
+    """
+    todo, seen = [g.grad_fn for g in grads], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "Error":
+            raise ValueError("model: a once_differentiable function has no second derivative")
+        todo += [before for before, _ in node.next_functions]
 
 
 class TwiceDifferentiable(TorchFunctionMode):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .attacks import PGD, one_start
-from .kernels import exact, freeze
+from .kernels import exact, freeze, why_plain
 from .losses import cross_entropy
 from .weights import mode
 
@@ -26,6 +26,7 @@ class Report:
     robust_wrong: Tensor  # (N,) bool, misclassified clean or attacked
     doubts: tuple[str, ...] = field(default=())
     attacked: bool = True  # without an attack the robust values are the clean ones
+    note: str = ""  # why the attack ran on the model as it is, not on its fast form
 
     @property
     def Err(self) -> float:
@@ -60,7 +61,9 @@ class Report:
         text = "  ".join(
             f"{name} {getattr(self, name):{'.1%' if 'Err' in name else '.3f'}}" for name in names
         )
-        return "\n".join([f"{text}  (n = {len(self.loss)})", *(f"doubt: {d}" for d in self.doubts)])
+        notes = [f"unaccelerated: {self.note}"] if self.note else []
+        doubts = [f"doubt: {doubt}" for doubt in self.doubts]
+        return "\n".join([f"{text}  (n = {len(self.loss)})", *notes, *doubts])
 
 
 def evaluate(
@@ -84,7 +87,8 @@ def evaluate(
             for xb, yb in zip(x.split(batch), y.split(batch))
         ]
         columns = (torch.cat(column) for column in zip(*parts))
-        report = Report(*columns, attacked=attack is not None)
+        note = "" if attack is None else why_plain(model) or ""
+        report = Report(*columns, attacked=attack is not None, note=note)
         if attack is not None and doubts:
             report = replace(
                 report, doubts=doubtful(model, x[:batch], y[:batch], attack, report, g)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .attacks import PGD
-from .kernels import exact, fast, freeze, laid_out
+from .kernels import exact, fast, freeze, laid_out, why_plain
 from .losses import cross_entropy
 from .progress import bar
 from .weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
@@ -31,6 +31,7 @@ class Flatness:
     std: float
     reference: float
     per_example: Tensor  # (N,)
+    note: str = ""  # why it ran on the model as it is, not on its fast form
 
 
 def average_flatness(
@@ -151,12 +152,11 @@ class _Search:
                 moved[k, span], unmoved = losses(group, self.generator)
                 if matched:
                     still[k, span] = unmoved
+            note = why_plain(self.model) or ""
         if matched:
             reference = self._reduced(still, worst)
-        rise, means = self._reduced(moved, worst) - reference, moved.mean(1)
-        return Flatness(
-            rise.mean().item(), means.std(unbiased=False).item(), reference.mean().item(), rise
-        )
+        rise, std = self._reduced(moved, worst) - reference, moved.mean(1).std(unbiased=False)
+        return Flatness(rise.mean().item(), std.item(), reference.mean().item(), rise, note)
 
     def _reduced(self, table: Tensor, worst: bool) -> Tensor:
         """(draws, N) -> (N,): the mean over draws, or in every group the draw of highest mean."""

@@ -8,40 +8,28 @@ the benchmark on a GPU compares both.
 import operator
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .models import ReBatchNorm
+from .tracing import Untraceable, trace
 from .weights import Weights
 
 
-class _Leaves(torch.fx.Tracer):
-    """Traces through everything but the modules that are folded or taken over."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
+_HW = (2, 3)
+_DIMS = {"dim": _HW}
 
 
 def traced(model: nn.Module):
     """``model`` as f(x, tensors), with what ``tensors`` has to hold: a module; by name of each
     convolution, linear layer and norm taken over the norm folded into it (itself: a norm that
     stands alone), or None; other tensors read; parameters that stay in modules, those of norms in
-    train mode. None if its control flow cannot be traced or other modules hold trainable tensors
-    that take part.
+    train mode. Raises ``Untraceable`` where that cannot be had.
     """
-    attributes = set(vars(model))
-    try:
-        graph = _Leaves().trace(model)
-    except Exception:  # whatever a forward pass does to a stand-in for images
-        return None
-    finally:  # tracing leaves tensors made in forward behind as attributes
-        for name in set(vars(model)) - attributes:
-            delattr(model, name)
-    modules = dict(model.named_modules())
-    if _refused(graph, model, modules):
-        return None
+    graph, modules = trace(model), dict(model.named_modules())
+    _refuse(graph, model, modules)
     (image,) = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(image):
         given = graph.placeholder("tensors")
@@ -50,9 +38,10 @@ def traced(model: nn.Module):
     constants = _take_attributes(graph, given)
     calls = tuple(f"{name}." for name in _calls(graph))
     left = [k for k, _ in model.named_parameters() if k.startswith(calls)]
-    if not all(_working_norm(modules[k.rpartition(".")[0]]) for k in left):
-        return None
-    return torch.fx.GraphModule(model, graph), folds, constants, set(left)
+    for module in (modules[k.rpartition(".")[0]] for k in left):
+        if not _working_norm(module):
+            raise Untraceable(f"{type(module).__name__} is not one of the layers taken over")
+    return GraphModule(model, graph), folds, constants, set(left)
 
 
 def _calls(graph) -> list[str]:
@@ -69,23 +58,36 @@ def _settled(module: nn.Module) -> bool:
     return known and module.affine and module.track_running_stats
 
 
-def _refused(graph, model, modules) -> bool:
-    """Whether images and a dict of tensors cannot say what the graph reads: other arguments,
-    tensors that are neither parameter nor buffer (perhaps random), weights of a convolution read
-    apart from it, one called twice, tensors that go by two names.
+def _refuse(graph, model, modules) -> None:
+    """Refuse what images and a dict of tensors cannot say: other arguments, tensors that are
+    neither parameter nor buffer (perhaps random), weights of a convolution read apart from it, one
+    called twice, tensors that go by two names.
     """
     inputs = [node.target for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 or inputs[0].startswith("*"):
-        return True
+        raise Untraceable("its forward pass has other arguments than images")
     named = {k for k, _ in (*model.named_parameters(), *model.named_buffers())}
     read = {node.target for node in graph.nodes if node.op == "get_attr"}
+    if read - named:
+        raise Untraceable("it reads a tensor that is neither parameter nor buffer")
     calls = _calls(graph)
+    if any(name.rpartition(".")[0] in calls for name in read):
+        raise Untraceable("it reads a layer's tensors apart from the layer")
     convs = [name for name in calls if isinstance(modules[name], nn.Conv2d)]
-    apart = any(name.rpartition(".")[0] in calls for name in read)
-    named_twice = len(list(model.named_parameters(remove_duplicate=False))) > len(
-        list(model.named_parameters())
-    )
-    return apart or named_twice or bool(read - named) or len(set(convs)) < len(convs)
+    if len(set(convs)) < len(convs):
+        raise Untraceable("it calls a convolution twice")
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
+        raise Untraceable("a weight goes by two names")
+
+
+def _image(node):
+    """What a module is called with, by position or by keyword."""
+    return (*node.args, *node.kwargs.values())[0]
+
+
+def _spatial_mean(x: Tensor) -> Tensor:
+    """``x.mean((2, 3))``, of images so that its gradient lies channels-last too."""
+    return x.permute(0, 2, 3, 1).mean((1, 2)) if x.ndim == 4 else x.mean((2, 3))
 
 
 def _drop_identities(graph, modules) -> None:
@@ -93,16 +95,15 @@ def _drop_identities(graph, modules) -> None:
     for node in [node for node in graph.nodes if node.op == "call_module"]:
         module = modules[node.target]
         idle = isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
-        if idle or isinstance(module, nn.Identity):
-            node.replace_all_uses_with(node.args[0])
+        if idle or type(module) is nn.Identity:
+            node.replace_all_uses_with(_image(node))
             graph.erase_node(node)
-    for node in graph.nodes:  # a view of channels-last tensors is not always one
-        if node.op == "call_method" and node.target == "view":
+    for node in [node for node in graph.nodes if node.op == "call_method"]:
+        if node.target == "view":  # a view of channels-last tensors is not always one
             node.target = "reshape"
-        if node.op == "call_method" and node.target == "mean" and node.kwargs == {"dim": (2, 3)}:
-            with graph.inserting_before(node):  # its gradient then lies channels-last too
-                image = graph.call_method("permute", (node.args[0], 0, 2, 3, 1))
-            node.args, node.kwargs = (image,), {"dim": (1, 2)}
+        if node.target == "mean" and (node.args[1:], node.kwargs) in (((), _DIMS), ((_HW,), {})):
+            node.op, node.target = "call_function", _spatial_mean
+            node.args, node.kwargs = node.args[:1], {}
 
 
 def _take_attributes(graph, given) -> list[str]:
@@ -130,7 +131,7 @@ def _take_modules(graph, given, modules) -> dict[str, str | None]:
             folds[node.target] = node.target
             with graph.inserting_before(node):
                 scale, shift = _tensors_of(graph, node.target, given)
-                new = graph.call_function(torch.addcmul, (shift, node.args[0], scale))
+                new = graph.call_function(torch.addcmul, (shift, _image(node), scale))
             node.replace_all_uses_with(new)
             graph.erase_node(node)
     return folds
@@ -158,9 +159,9 @@ def _take_over(graph, node, module, given, modules) -> str | None:
     with graph.inserting_before(node):
         weight, bias = _tensors_of(graph, node.target, given)
         if type(module) is nn.Linear:
-            new = graph.call_function(F.linear, (node.args[0], weight, bias))
+            new = graph.call_function(F.linear, (_image(node), weight, bias))
         else:
-            image, stride = node.args[0], module.stride
+            image, stride = _image(node), module.stride
             if module.kernel_size == (1, 1) and module.padding == (0, 0) and stride != (1, 1):
                 image, stride = graph.call_function(F.avg_pool2d, (image, 1, stride)), (1, 1)
             geometry = (stride, module.padding, module.dilation, module.groups)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from . import checks
-from .bilinear import TwiceDifferentiable
+from .bilinear import TwiceDifferentiable, differentiated_twice, refuse_broken
 from .kernels import exact, fast, laid_out
 from .losses import cross_entropy
 from .weights import Weights, detached, layers, mode
@@ -21,15 +21,18 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     biases=False)``; weights that take no part have zeros. The mean is over examples, whatever the
     batch size. On a GPU float32 is meant in full, whatever the user has set (``kernels.exact``).
     """
-    f = fast(model)
-    w = laid_out(model, checks.perturbable(detached(layers(model, biases=False))))
-    w = {k: v.requires_grad_() for k, v in w.items()}
+    f, w = fast(model), _matrices(model)
 
     def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
-        with TwiceDifferentiable(), exact():
+        with TwiceDifferentiable(), differentiated_twice(), exact():
             loss = cross_entropy(f(w, xb), yb).sum() / len(x)
+            if not loss.requires_grad:  # no weight takes part
+                return tuple(map(torch.zeros_like, w.values()))
             how = {"create_graph": True, "materialize_grads": True}
-            return torch.autograd.grad(loss, w.values(), **how)
+            grads = torch.autograd.grad(loss, w.values(), **how)
+        if xb is batches[0][0]:
+            refuse_broken(grads)
+        return grads
 
     batches = list(zip(x.split(batch), y.split(batch)))
     kept = [gradient(*batches[0])] if len(batches) == 1 else None  # else memory would be the limit
@@ -37,17 +40,27 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     def hessian_times(v: Tensor) -> Tensor:
         parts = torch.split(v, [t.numel() for t in w.values()])
         vectors = [torch.empty_like(t).copy_(p.view_as(t)) for t, p in zip(w.values(), parts)]
-        total = None
+        total = torch.zeros_like(v)
         for grads in kept or (gradient(*one) for one in batches):
-            curved, along = zip(*((g, u) for g, u in zip(grads, vectors) if g.requires_grad))
+            pairs = [(g, u) for g, u in zip(grads, vectors) if g.requires_grad]
+            if not pairs:  # gradients that are constant
+                continue
+            curved, along = zip(*pairs)
             how = {"retain_graph": bool(kept), "materialize_grads": True}
-            with exact():
+            with differentiated_twice(), exact():
                 products = torch.autograd.grad(curved, w.values(), along, **how)
-            part = torch.cat([p.flatten() for p in products])
-            total = part if total is None else total.add_(part)
+            total.add_(torch.cat([p.flatten() for p in products]))
         return total
 
     return hessian_times, sum(t.numel() for t in w.values())
+
+
+def _matrices(model: nn.Module) -> Weights:
+    """The layers that the Hessian is of, cut from the model and laid out for its fast form."""
+    w = checks.perturbable(detached(layers(model, biases=False)))
+    if any(v.is_complex() for v in w.values()):
+        raise ValueError("model: complex weights; the Hessian is that of real ones")
+    return {k: v.requires_grad_() for k, v in laid_out(model, w).items()}
 
 
 def eigenvalues(
@@ -88,18 +101,39 @@ def top_eigenvector(
 
 def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, **how):
     """SciPy's ``eigsh`` on the product with the Hessian."""
-    checks.number("batch", batch)
+    checks.number("batch", batch), checks.radius("tol", tol)
     checks.examples(model, x, y)
     with mode(model, training=False), torch.enable_grad():
         times, size = product(model, x, y, batch)
         if k >= size:
             raise ValueError(f"k={k}: fewer than the {size} weights of the model")
+        largest = 0.0  # entry of a product so far
 
         def matvec(v: np.ndarray) -> np.ndarray:
+            nonlocal largest
             vector = torch.as_tensor(np.asarray(v).reshape(-1), dtype=x.dtype, device=x.device)
-            return times(vector).detach().cpu().numpy()
+            found = times(vector).detach().double().cpu().numpy()
+            if not np.isfinite(found).all():
+                raise ValueError("model: a product with the Hessian is not finite")
+            largest = max(largest, np.abs(found).max())
+            return found
 
         start = np.random.RandomState(seed).randn(size)
         operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
-        with threadpool_limits(1, "blas"):  # SciPy's threads would get in the way of torch's
-            return eigsh(operator, k, which=ends, tol=tol, v0=start, **how)
+        try:
+            with threadpool_limits(1, "blas"):  # SciPy's threads would get in the way of torch's
+                return eigsh(operator, k, which=ends, tol=tol, v0=start, **how)
+        except ArpackNoConvergence as error:
+            found = f"{len(error.eigenvalues)} of k={k} eigenvalues"
+            raise ValueError(f"tol={tol!r}: Lanczos found {found}; choose a larger tol") from error
+        except ArpackError as error:
+            if largest > 0:
+                raise ValueError(f"model: Lanczos fails on its Hessian ({error})") from error
+            return _flat(k, start, **how)
+
+
+def _flat(k: int, start: np.ndarray, return_eigenvectors: bool):
+    """What ``eigsh`` gives, of a Hessian that is zero: any direction is an eigenvector."""
+    if not return_eigenvectors:
+        return np.zeros(k)
+    return np.zeros(1), start[:, None] / np.linalg.norm(start)

@@ -5,12 +5,14 @@ Parameters of normalisation modules and of auxiliary heads are no layers (Stutz 
 3.2).
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
+
+from .traces import unchanged
 
 Weights = dict[str, Tensor]
 
@@ -24,18 +26,17 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
 
     Chosen by module type, not by name: every trainable tensor but those of normalisation modules
     and of modules marked ``auxiliary = True``. ``biases=False`` keeps tensors of two or more
-    dimensions only (AWP, Hessian). A tensor that goes by several names is listed by its first. For
-    the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21 without biases.
+    dimensions only (AWP, Hessian). A tensor that goes by several names is listed by the first in
+    the whole model, be it in an auxiliary branch. For the paper's ResNet-18: 26 tensors, 11 165 322
+    scalars; 21 without biases.
     """
-    found, seen = {}, set()
-    for prefix, module in branches(model):
+    found, first = {}, {id(parameter): name for name, parameter in model.named_parameters()}
+    for _, module in branches(model):
         if isinstance(module, _NORMS):
             continue
-        for name, parameter in module.named_parameters(recurse=False):
-            wanted = parameter.requires_grad and (biases or parameter.ndim > 1)
-            if wanted and id(parameter) not in seen:
-                found[f"{prefix}.{name}" if prefix else name] = parameter
-                seen.add(id(parameter))
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and (biases or parameter.ndim > 1):
+                found[first[id(parameter)]] = parameter
     return found
 
 
@@ -52,12 +53,58 @@ def as_function(model: nn.Module):
     """f(w, x) -> logits (N, K): ``model`` with the tensors named in ``w`` in place of its own.
 
     Everything not in ``w`` (batch norm, buffers) stays the model's; so does its train or eval mode.
+    A model that writes into its images gets a copy of them.
     """
+    rigid = _rigid(model)
+    if rigid:
+        raise ValueError(
+            f"model: {rigid} keeps its weights to itself; give the network inside it instead"
+        )
 
     def f(w: Weights, x: Tensor) -> Tensor:
-        return functional_call(model, w, (x,))
+        return functional_call(model, w, (x.clone(),))
 
     return f
+
+
+def fixed(model: nn.Module, w: Weights | None = None):
+    """x -> logits (N, K) of ``model`` with the tensors ``w``, or with its own where no others can
+    be given to it; no gradient reaches its own.
+    """
+    if w is None and _rigid(model):
+        return lambda x: _without_gradients(model, x.clone())
+    f, tensors = as_function(model), detached(all_tensors(model, w))
+    return lambda x: f(tensors, x)
+
+
+def _rigid(model: nn.Module) -> str | None:
+    """The kind of a module that PyTorch does not lend other weights."""
+    kinds = (torch.jit.ScriptModule, nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return next((type(m).__name__ for m in model.modules() if isinstance(m, kinds)), None)
+
+
+def _without_gradients(model: nn.Module, x: Tensor) -> Tensor:
+    learned = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in learned:
+            p.requires_grad_(False)
+        return model(x)
+    finally:
+        for p in learned:
+            p.requires_grad_(True)
+
+
+def all_tensors(model: nn.Module, w: Weights | None = None) -> Weights:
+    """Buffers and parameters by name, those of ``w`` in place of the model's own; one that goes by
+    several names is there once, by the name that ``w`` calls it.
+    """
+    own = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    others = (w or {}).keys() - own.keys()
+    if others:
+        named = dict(model.named_parameters(remove_duplicate=False))
+        replaced = {id(named[k]) for k in others if k in named}
+        own = {k: v for k, v in own.items() if id(v) not in replaced}
+    return {**own, **(w or {})}
 
 
 def detached(w: Weights) -> Weights:
@@ -146,13 +193,32 @@ def climb(nu: Weights, grads: Weights, lengths: Weights, lr: float, xi: float) -
 
 @contextmanager
 def mode(model: nn.Module, training: bool):
-    """Run the block in train or eval mode, then give every module its own mode back."""
+    """Run the block in train or eval mode, then give every module its own mode back.
+
+    Measuring, in eval mode, leaves nothing behind: what forward passes keep in attributes and
+    buffers is taken back too.
+    """
     before = {module: module.training for module in model.modules()}
+    kept = nullcontext() if training else unchanged(model)
     model.train(training)
     try:
-        yield model
+        with kept:
+            yield model
     finally:
         for module, was in before.items():
+            module.training = was
+
+
+@contextmanager
+def in_modes(model: nn.Module, modes: tuple[bool, ...]):
+    """Run the block with a train or eval mode for every module, in the order of ``modules()``."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for (module, _), training in zip(before, modes):
+            module.training = training
+        yield model
+    finally:
+        for module, was in before:
             module.training = was
 
 

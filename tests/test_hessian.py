@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence
 from torch import nn
 from torch.func import functional_call
 
-from flatlib import eigenvalues, layers
+from flatlib import eigenvalues, hessian, layers
 from flatlib.hessian import product, top_eigenvector
 from flatlib.models import ResNet, initialise
 
@@ -171,3 +172,152 @@ def test_weights_that_take_no_part_have_no_curvature(problem, g, batch):
     v = torch.randn(size, generator=g, dtype=torch.float64)
     want = torch.cat([inside(v[:own]), torch.zeros(18, dtype=torch.float64)])
     torch.testing.assert_close(times(v), want)
+
+
+# ---- networks and numbers that ask for care
+
+
+class Attention(nn.Module):
+    """One layer of attention, fused or written out."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.fused, self.mix, self.head = fused, nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, x):
+        t = x.squeeze(1)
+        q, k, v = self.mix(t).chunk(3, -1)
+        if self.fused:
+            q, k, v = (part.unsqueeze(1) for part in (q, k, v))
+            return self.head(nn.functional.scaled_dot_product_attention(q, k, v).mean((1, 2)))
+        return self.head(((q @ k.transpose(-1, -2) / 2).softmax(-1) @ v).mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_attention_has_the_eigenvalues_of_attention_written_out(problem, dtype):
+    _, x, y = problem
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        found.append(eigenvalues(Attention(fused).to(dtype), x.to(dtype), y, k=4, tol=1e-6))
+    assert found[1][-1] > 1e-3
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_pytorchs_own_transformer_layer(problem, g):
+    _, x, y = problem
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    net = nn.Sequential(nn.Flatten(1, 2), encoder, nn.Flatten(), nn.Linear(16, 3)).double().eval()
+    times, size = product(net, x, y)
+    v = torch.randn(size, generator=g, dtype=torch.float64)
+    w = {k: p.detach().requires_grad_() for k, p in layers(net, biases=False).items()}
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        loss = nn.functional.cross_entropy(functional_call(net, w, (x,)), y)
+        grads = torch.autograd.grad(loss, w.values(), create_graph=True)
+    along = torch.cat([one.flatten() for one in grads]) @ v
+    want = torch.cat([one.flatten() for one in torch.autograd.grad(along, w.values())])
+    torch.testing.assert_close(times(v), want, rtol=1e-6, atol=1e-9)
+
+
+class Once(torch.autograd.Function):
+    """Differentiable once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g
+
+
+class OnlyOnce(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(Once.apply(self.head.weight).sum() * x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("net", "named"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Hardsigmoid(), nn.Linear(8, 3)),
+         "hardsigmoid_backward"),
+        (OnlyOnce, ""),
+    ],
+    ids=["hardsigmoid", "once"],
+)  # fmt: skip
+def test_operations_without_a_second_derivative_are_named(problem, net, named):
+    _, x, y = problem
+    with pytest.raises(ValueError, match=f"^model: .*second derivative.*{named}"):
+        eigenvalues(net(), x.float(), y)
+
+
+def sure(x):
+    """A network so sure of class 0 that loss and Hessian vanish."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with torch.no_grad():
+        net[1].bias.zero_()[0] = 1e4
+    return net, torch.zeros(len(x), dtype=torch.long)
+
+
+class NoWeight(nn.Module):
+    """Its weights take no part."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return x.flatten(1)[:, :3]
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_hessian_that_is_zero_has_zeros_for_eigenvalues(problem, k):
+    _, x, y = problem
+    net, zeros = sure(x)
+    for model, labels in ((net, zeros), (NoWeight(), y)):
+        values = eigenvalues(model, x.float(), labels, k=k)
+        assert torch.equal(values, torch.zeros(k, dtype=torch.float64))
+    assert sum(v.square().sum() for v in top_eigenvector(net, x.float(), zeros).values()) > 0.99
+
+
+def test_a_product_that_is_not_finite_is_refused(problem):
+    net, x, y = problem
+    with torch.no_grad():
+        net.classify.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="^model: .*not finite"):
+        eigenvalues(net, x, y)
+
+
+@pytest.mark.parametrize("tol", [-1e-3, float("nan"), float("inf"), "small"])
+def test_a_tolerance_that_is_none_is_refused(problem, tol):
+    with pytest.raises(ValueError, match="^tol="):
+        eigenvalues(*problem, tol=tol)
+
+
+@pytest.mark.parametrize("k", [94, 95])
+def test_all_but_one_eigenvalue(problem, k):
+    net, x, y = problem
+    exact = torch.linalg.eigvalsh(dense(net, x, y))
+    low = k // 2
+    want = torch.cat([exact[:low], exact[low - k :]])
+    torch.testing.assert_close(eigenvalues(net, x, y, k=k, tol=1e-8), want, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("k", [96, 97, 500])
+def test_as_many_eigenvalues_as_weights_are_refused(problem, k):
+    with pytest.raises(ValueError, match=f"^k={k}: fewer than the 96"):
+        eigenvalues(*problem, k=k)
+
+
+def test_lanczos_that_does_not_converge_says_so(problem, monkeypatch):
+    def stopped(*given, **how):
+        raise ArpackNoConvergence("no convergence", np.ones(1), np.ones((96, 1)))
+
+    monkeypatch.setattr(hessian, "eigsh", stopped)
+    with pytest.raises(ValueError, match="^tol=0.01: Lanczos found 1 of k=4.*larger tol"):
+        eigenvalues(*problem)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "flatlib"
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
      "kernels", "lettering", "keys", "files", "merging", "streams", "bilinear", "graphs",
-     "progress", "pickled", "clock", "fashion"},
+     "progress", "pickled", "clock", "fashion", "plans", "tracing", "fingerprint", "agreement", "traces"},
     {"attacks", "autoattack", "steps", "checkpoints", "provenance", "tidy"},
     {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "states", "snapshots", "early_stopping", "suites", "choices"},

@@ -2,14 +2,24 @@
 
 import copy
 import gc
+import pickle
+import random
 import weakref
 
+import awkward
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from awkward import (
+    FOLLOWED, PLAIN, Caching, Counting, ListedBuffers, ReadsGlobal, ReadsObject, StraightThrough,
+    Switch, Temperature, WritesIntoItsInput,
+)  # fmt: skip
 from torch import nn
 
-from flatlib import as_function, kernels, layers, weights
+from flatlib import (
+    PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, weights,
+)  # fmt: skip
 from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
 
@@ -21,7 +31,7 @@ def close(got, want):
 
 
 def planned(model):
-    return kernels._plan(model) is not None
+    return kernels.why_plain(model) is None
 
 
 @pytest.fixture
@@ -167,9 +177,9 @@ def test_a_forward_of_one_instance_is_honoured(tiny, x):
 
 
 def test_asking_for_a_plan_again_traces_nothing(tiny, monkeypatch):
-    plan = kernels._plan(tiny)
-    monkeypatch.setattr(kernels, "traced", lambda model: pytest.fail("traced again"))
-    assert kernels._plan(tiny) is plan
+    plan = kernels.plan_of(tiny)
+    monkeypatch.setattr(plans, "traced", lambda model: pytest.fail("traced again"))
+    assert kernels.plan_of(tiny) is plan
 
 
 def test_a_copy_is_a_model_of_its_own(tiny, x):
@@ -482,7 +492,7 @@ def test_norms_without_a_convolution_before_them_are_made_fast(norm, age, x, g):
     """Logits and gradients for images and weights, under perturbed weights too."""
     torch.manual_seed(0)
     net = age(WideResNet(norm))
-    assert planned(net) and not kernels._plan(net).kept
+    assert planned(net) and not kernels.plan_of(net).kept
     w = weights.detached(layers(net))
     moved = weights.add(w, weights.sample(w, 0.5, g))
     for v in (w, moved):
@@ -559,7 +569,7 @@ def test_in_train_mode_everything_is_as_ever(make, x, rotated):
         z = function(net)(layers(net), point)
         z.square().mean().backward()
         results.append((z, point.grad, [p.grad for p in net.parameters()]))
-    assert kernels._plan(got).kept
+    assert kernels.plan_of(got).kept
     close(results[0][0], results[1][0]), close(results[0][1], results[1][1])
     for mine, theirs in zip(results[0][2], results[1][2]):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
@@ -572,7 +582,7 @@ def test_the_modes_of_a_network_take_turns(tiny, x):
         tiny.train(training)
         other = copy.deepcopy(tiny)
         close(kernels.fast(tiny)(layers(tiny), x), other(x))
-        assert bool(kernels._plan(tiny).kept) is training
+        assert bool(kernels.plan_of(tiny).kept) is training
 
 
 def test_weights_of_a_working_norm_can_be_given_too(tiny, x):
@@ -598,6 +608,283 @@ def test_strided_convolutions_of_one_pixel_read_what_they_need(g):
         close(got, want)
 
 
+# ---- what a trace does not say: tests/test_zoo.py has the measures
+
+
+@pytest.fixture
+def pictures(g):
+    return torch.rand(6, 3, 32, 32, generator=g)
+
+
+def derivatives(f, w, x):
+    """Logits, and gradients for images and weights, of f(w, x)."""
+    w, point = {k: v.detach().requires_grad_() for k, v in w.items()}, x.clone().requires_grad_()
+    z = f(w, point)
+    grads = torch.autograd.grad(z.square().mean(), [point, *w.values()], materialize_grads=True)
+    return [z, *grads]
+
+
+def as_is(net, x):
+    """The three ways to a network are that of a copy of it; x stays."""
+    other, before = copy.deepcopy(net), x.clone()
+    want = derivatives(as_function(other), layers(other), x)
+    for got, one in zip(derivatives(kernels.fast(net), layers(net), x), want):
+        torch.testing.assert_close(got, one, rtol=1e-3, atol=1e-5)
+    frozen = kernels.freeze(net)
+    for got, one in zip(derivatives(lambda _, point: frozen(point), {}, x), want):
+        torch.testing.assert_close(got, one, rtol=1e-3, atol=1e-5)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("kind", [*FOLLOWED, WritesIntoItsInput], ids=lambda kind: kind.__name__)
+def test_what_a_trace_follows_is_made_fast(kind, age, pictures):
+    torch.manual_seed(0)
+    net = age(kind())
+    as_is(net, pictures)
+    assert planned(net)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=lambda kind: kind.__name__)
+def test_what_a_trace_loses_runs_as_it_is_and_says_so(kind, age, pictures):
+    torch.manual_seed(0)
+    net = age(kind())
+    as_is(net, pictures)
+    assert PLAIN[kind] in kernels.why_plain(net)
+
+
+class TiedToAuxiliary(nn.Module):
+    """A weight shared with a branch that is no part of the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.side, self.inner = nn.Linear(64, 32), nn.Linear(64, 32)
+        self.side.auxiliary, self.inner.weight = True, self.side.weight
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.inner(x.flatten(1))))
+
+
+def test_a_weight_by_its_second_name(x, g):
+    net = TiedToAuxiliary()
+    assert list(layers(net)) == ["side.weight", "inner.bias", "head.weight", "head.bias"]
+    moved = 2 * net.inner.weight.detach()
+    want = net.head(torch.relu(F.linear(x.flatten(1), moved, net.inner.bias)))
+    for name in ("side.weight", "inner.weight"):
+        close(kernels.freeze(net, {name: moved})(x), want)
+        close(kernels.fast(net)({name: moved}, x), want)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        (Temperature, lambda net, patch: net.temperature.fill_(3.0)),
+        (Switch, lambda net, patch: net.on.fill_(True)),
+        (ListedBuffers, lambda net, patch: net.temperature.fill_(3.0)),
+        (ReadsGlobal, lambda net, patch: patch.setattr(awkward, "SCALE", 0.5)),
+        (ReadsObject, lambda net, patch: setattr(net.settings, "scale", 0.5)),
+    ],
+    ids=lambda change: change[0].__name__,
+)
+def test_what_python_reads_does_not_go_stale(change, age, pictures, monkeypatch, precision):
+    kind, change = change
+    net, tolerance = age(kind()), {"float32": 1e-4, "bf16": 5e-2}[precision]
+    before = kernels.freeze(net, precision=precision)(pictures)
+    change(net, monkeypatch)
+    after = kernels.freeze(net, precision=precision)(pictures)
+    torch.testing.assert_close(after, net(pictures), rtol=tolerance, atol=tolerance)
+    assert (after - before).norm() > 0.2 * before.norm()
+
+
+class OtherTypes(Net):
+    """``what`` says what bf16 meets inside."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.register_buffer("order", torch.randperm(8))
+
+    def forward(self, x):
+        if self.what == "images":
+            x = x.float()
+        h = self.body(x[..., self.order] if self.what == "index" else x)
+        return self.head((h.float() if self.what == "features" else h).mean((2, 3)))
+
+
+@pytest.mark.parametrize("what", ["images", "index", "features"])
+def test_bf16_meets_other_types(what, age, x):
+    net = age(OtherTypes(what))
+    z = kernels.freeze(net, precision="bf16")(x)
+    assert z.dtype == torch.float32 and not torch.equal(z, net(x))
+    torch.testing.assert_close(z, net(x), rtol=5e-2, atol=5e-2)
+    assert planned(net)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_in_other_precisions_stay_in_them(make, x, dtype):
+    net = make(activation="silu").to(dtype)
+    z = kernels.freeze(net)(x.to(dtype))
+    assert z.dtype == dtype and planned(net)
+    torch.testing.assert_close(z, net(x.to(dtype)), rtol=0.05, atol=0.05)
+
+
+# ---- a plan is compared with the network before it is used
+
+
+def spoiled(monkeypatch, plain_graph):
+    """Plans whose graph is ``plain_graph(graph, x, tensors)``."""
+    real = plans.traced
+
+    def traced(model):
+        graph, *rest = real(model)
+        forward = graph.forward
+        graph.forward = lambda x, tensors: plain_graph(forward, x, tensors)
+        return graph, *rest
+
+    monkeypatch.setattr(plans, "traced", traced)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("why", "wrong"),
+    [
+        ("outputs", lambda f, x, w: f(x, w) * (1 + 1e-4)),
+        ("gradients for the images", lambda f, x, w: f(x.detach(), w)),
+        (
+            "gradients for classify.bias",
+            lambda f, x, w: f(x, {k: v.detach() if k == "classify.bias" else v
+                                  for k, v in w.items()}),
+        ),
+    ],
+    ids=["outputs", "images", "weights"],
+)  # fmt: skip
+def test_a_graph_that_does_otherwise_is_not_used(make, x, monkeypatch, why, wrong, training):
+    spoiled(monkeypatch, wrong)
+    net = make(activation="silu").train(training)
+    assert planned(net)  # not compared yet
+    as_is(net, x)
+    assert kernels.why_plain(net).startswith(why)
+
+
+def test_a_graph_that_fails_is_not_used(tiny, x, monkeypatch):
+    spoiled(monkeypatch, lambda f, x, w: f(x, w).view(7))
+    as_is(tiny, x)
+    assert kernels.why_plain(tiny).startswith("its graph fails (RuntimeError")
+
+
+def test_a_plan_is_compared_once_in_every_mode(tiny, x, monkeypatch):
+    compared, real = [], plans.difference
+    monkeypatch.setattr(plans, "difference", lambda *how: compared.append(1) or real(*how))
+    for training in (True, False, True, False):
+        tiny.train(training)
+        for _ in range(3):
+            kernels.freeze(tiny)(x), kernels.fast(tiny)(layers(tiny), x)
+    assert len(compared) == 2
+
+
+def test_weights_without_a_finite_output_decide_nothing(tiny, x):
+    w = {k: v.detach() * torch.inf for k, v in layers(tiny).items()}
+    assert not kernels.freeze(tiny, w)(x).isfinite().any()
+    as_is(tiny, x)
+    assert planned(tiny) and plans.plan_of(tiny).verdicts == {None: None}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("training", [False, True])
+def test_tracing_and_comparing_leave_no_trace(make, x, training, dropout):
+    """Statistics, modes and the random states of all three libraries."""
+    net = make(dropout=dropout).train(training)
+    other = copy.deepcopy(net)
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist()
+
+    torch.manual_seed(3)
+    as_function(other)(layers(other), x)
+    want = states()
+    torch.manual_seed(3)
+    kernels.fast(net)(layers(net), x)
+    assert states() == want and planned(net)
+    assert [m.training for m in net.modules()] == [m.training for m in other.modules()]
+    for mine, theirs in zip(net.buffers(), other.buffers()):
+        if not (training and dropout):  # the mask depends on how images lie in memory
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_the_mode_a_plan_was_made_in_is_the_one_it_is_compared_in(tiny, x):
+    want, f = tiny(x), kernels.freeze(tiny)
+    tiny.train()
+    close(f(x), want)
+    assert all(m.training for m in tiny.modules())
+    tiny.eval()
+    assert planned(tiny)
+
+
+def test_no_stand_in_stays_in_a_module_that_keeps_what_it_computes(age, pictures):
+    net = age(Caching())
+    kernels.freeze(net)(pictures), kernels.fast(net)(layers(net), pictures)
+    assert net.latest is None or type(net.latest) is torch.Tensor
+    assert type(getattr(net.head, "seen", torch.ones(1))) is torch.Tensor
+
+
+@pytest.mark.parametrize("kind", [Caching, Counting, Temperature])
+def test_measures_leave_a_model_as_it_was(kind, age, pictures):
+    net, y = age(kind()).train(), torch.arange(6)
+    before = [dict(vars(m)) for m in net.modules()]
+    evaluate(net, pictures, y, PGD(steps=1))
+    average_flatness(net, pictures, y, PGD(steps=1), n=1)
+    eigenvalues(net, pictures, y, k=1)
+    assert [dict(vars(m)) for m in net.modules()] == before
+    assert pickle.loads(pickle.dumps(net)).training and copy.deepcopy(net).training
+
+
+class BuildsItself(nn.Module):
+    """Makes its layer when it sees the first images."""
+
+    def forward(self, x):
+        if not hasattr(self, "head"):
+            self.head = nn.Linear(x[0].numel(), 10)
+        return self.head(x.flatten(1))
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+
+@pytest.mark.parametrize("kind", [BuildsItself, lazy])
+def test_models_that_build_themselves_stay_built(kind, x):
+    net, y = kind(), torch.arange(6)
+    first = evaluate(net, x, y, PGD(steps=1)).loss
+    assert torch.equal(evaluate(net, x, y, PGD(steps=1)).loss, first)
+
+
+def test_reports_say_that_they_ran_unaccelerated(age, pictures):
+    y, attack = torch.arange(6), PGD(steps=1)
+    for kind, note in ((Net, ""), (StraightThrough, "autograd function")):
+        net = age(awkward.Net() if kind is Net else kind())
+        report = evaluate(net, pictures, y, attack, doubts=False)
+        lines = str(report).splitlines()[1:]
+        assert bool(lines) == bool(note) and all("unaccelerated: " in line for line in lines)
+        flatness = average_flatness(net, pictures, y, attack, n=1)
+        for said in (report.note, flatness.note):
+            assert note in said and bool(said) == bool(note)
+
+
+# torch.jit.script is deprecated, and models made with it are still about
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.jit.script])
+def test_modules_that_keep_their_weights_to_themselves(wrap, x):
+    net, y = Flattened().eval(), torch.arange(6)
+    wrapped, attack = wrap(net), PGD(steps=2)
+    want, got = (evaluate(m, x, y, attack, doubts=False) for m in (net, wrapped))
+    torch.testing.assert_close(got.robust_loss, want.robust_loss, rtol=1e-4, atol=1e-4)
+    kernels.freeze(wrapped)(x.clone().requires_grad_()).sum().backward()
+    assert all(p.grad is None and p.requires_grad for p in wrapped.parameters())
+    with pytest.raises(ValueError, match="^model: "):
+        average_flatness(wrapped, x, y, attack, n=1)
+
+
 # ---- CUDA graphs, recorded by a stand-in: tests/test_gpu.py records real ones
 
 
@@ -616,9 +903,9 @@ def recordings(monkeypatch):
 
 
 def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, recordings):
-    plan, w = kernels._plan(tiny), weights.detached(layers(tiny))
+    plan, w = kernels.plan_of(tiny), weights.detached(layers(tiny))
     sets = [weights.add(w, weights.sample(w, 0.5, g)) for _ in range(2)]
-    folded = [plan.fold({**kernels._tensors(tiny), **weights.detached(v)}) for v in sets]
+    folded = [plan.fold({**weights.all_tensors(tiny), **weights.detached(v)}) for v in sets]
     run = plan.recorder(None)
     with torch.no_grad():
         got = [run(folded[k], x) for k in (0, 1, 0, 0)]
@@ -629,8 +916,8 @@ def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, rec
 
 
 def test_every_shape_is_recorded_once(tiny, x, recordings):
-    plan = kernels._plan(tiny)
-    folded = plan.fold(weights.detached(kernels._tensors(tiny)))
+    plan = kernels.plan_of(tiny)
+    folded = plan.fold(weights.detached(weights.all_tensors(tiny)))
     for n in (6, 3, 6, 3):
         close(plan.recorder(None)(folded, x[:n]), tiny(x[:n]))
     assert [len(x[:n]) for n in (6, 3)] == [shape[0] for shape in recordings]

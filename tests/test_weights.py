@@ -221,3 +221,42 @@ def test_no_statistics_restores_means_variances_and_counters(make, xy):
     kinds = {k.rsplit(".", 1)[1] for k in changed}
     assert kinds == {"running_mean", "running_var", "num_batches_tracked"}
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+class Keeps(nn.Module):
+    """Keeps numbers, tensors and a buffer from pass to pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.latest, self.passes = nn.Linear(4, 2), None, 0
+        self.register_buffer("count", torch.zeros(2))
+        self.register_buffer("running", torch.zeros(2))
+
+    def forward(self, x):
+        self.latest, self.head.seen, self.passes = x.sum(), x, self.passes + 1
+        self.count += 1
+        self.running = self.running + 1
+        return self.head(x)
+
+
+def test_measuring_leaves_attributes_and_buffers_as_they_were():
+    net, x = Keeps().train(), torch.rand(3, 4)
+    running = net.running
+    with weights.mode(net, training=False):
+        net(x)
+        assert net.latest is not None and net.passes == 1 and net.count.sum() == 2
+    assert net.latest is None and net.passes == 0 and not hasattr(net.head, "seen")
+    assert net.count.sum() == 0 and net.running is running and net.training
+    with weights.mode(net, training=True):
+        net(x)
+    assert net.passes == 1 and net.count.sum() == 2  # training is meant to leave something
+
+
+def test_all_tensors_of_a_model_by_the_names_given():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    net[2].weight = net[0].weight
+    assert "0.weight" in weights.all_tensors(net) and "2.weight" not in weights.all_tensors(net)
+    other = torch.zeros(3, 3)
+    for name in ("0.weight", "2.weight"):
+        found = weights.all_tensors(net, {name: other})
+        assert found[name] is other and len(found) == len(weights.all_tensors(net))
