@@ -108,7 +108,10 @@ def work(profile: str, folder: Path, minutes: float | None = None) -> list[str]:
 
 
 def _cost(todo: dict) -> str:
-    seconds = sum(costs.estimate([run], suites, 1).seconds for run, suites in todo.items())
+    alike: dict[tuple, list[Run]] = {}
+    for run, suites in todo.items():
+        alike.setdefault(suites, []).append(run)
+    seconds = sum(costs.estimate(part, suites, 1).seconds for suites, part in alike.items())
     return f"about {seconds / 3600:.1f} hours of one core"
 
 
