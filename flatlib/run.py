@@ -104,6 +104,7 @@ class Run:
         except Timeout:
             raise clock.TimeIsUp from None
         with lock:
+            files.sweep(self.folder)
             yield
 
     def busy(self) -> bool:
@@ -120,7 +121,6 @@ class Run:
         """Train, or go on training, until done; ``TimeIsUp`` after ``until`` (``time.time()``)."""
         if not self.done:
             with self.held(until):
-                files.sweep(self.folder)
                 if not self.done:
                     self._train(progress, until)
         snapshots.record(self.folder)  # refused if damaged
@@ -170,7 +170,11 @@ class Run:
 
     def history(self) -> pd.DataFrame:
         """A row per epoch: the training curves."""
-        return tidy.read(self.folder / "history.csv", tidy.HISTORY)
+        path = self.folder / "history.csv"
+        table = tidy.read(path, tidy.HISTORY)
+        if table.epoch.tolist() != list(range(max(self.expected) + 1)):
+            raise tidy.damaged(path, ValueError(f"its epochs are {table.epoch.tolist()}"))
+        return table
 
     def snapshots(self) -> dict[int, Path]:
         """Kept models by epoch, ascending; epochs count from 0."""

@@ -142,6 +142,12 @@ def test_what_flatlib_writes_it_reads(stored):
             assert len(tidy.read(folder / name, kind))
 
 
+def test_a_training_curve_is_whole(stored):
+    edit(at().folder / "history.csv", lambda lines: lines[:-1])
+    with pytest.raises(Damaged, match=r"history.csv is damaged .its epochs are \[0, 1, 2, 3\]"):
+        at().history()
+
+
 def test_rows_of_another_run_or_model_are_no_rows_of_this_one(stored):
     run = at()
     path = run.folder / "measures.csv"
