@@ -7,7 +7,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from . import checks
-from .bilinear import TwiceDifferentiable, differentiated_twice, refuse_broken
+from .bilinear import (
+    TwiceDifferentiable, attention_written_out, named_if_missing, refuse_broken,
+)  # fmt: skip
 from .kernels import exact, fast, laid_out
 from .losses import cross_entropy
 from .weights import Weights, detached, layers, mode
@@ -24,7 +26,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     f, w = fast(model), _matrices(model)
 
     def gradient(xb: Tensor, yb: Tensor) -> tuple[Tensor, ...]:
-        with TwiceDifferentiable(), differentiated_twice(), exact():
+        with TwiceDifferentiable(), attention_written_out(), named_if_missing(), exact():
             loss = cross_entropy(f(w, xb), yb).sum() / len(x)
             if not loss.requires_grad:  # no weight takes part
                 return tuple(map(torch.zeros_like, w.values()))
@@ -47,7 +49,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
                 continue
             curved, along = zip(*pairs)
             how = {"retain_graph": bool(kept), "materialize_grads": True}
-            with differentiated_twice(), exact():
+            with named_if_missing(), exact():
                 products = torch.autograd.grad(curved, w.values(), along, **how)
             total.add_(torch.cat([p.flatten() for p in products]))
         return total

@@ -27,12 +27,14 @@ _CONFLICT = ("<<<<<<<", "|||||||", "=======", ">>>>>>>")
 
 
 class Kind(NamedTuple):
-    """What a table must have: columns of text and of whole numbers, never empty; columns of numbers
-    or nothing; what tells its rows apart; and the only other columns, if they are not free.
+    """What a table must have: columns of text and of whole numbers, never empty, and the column of
+    numbers it is about; other columns of numbers or nothing, if it has them; what tells its rows
+    apart; and the only columns there may be, if they are not free.
     """
 
     text: tuple[str, ...]
     whole: tuple[str, ...]
+    about: str
     numbers: tuple[str, ...]
     unique: tuple[str, ...]
     only: tuple[str, ...] | None = None
@@ -40,18 +42,18 @@ class Kind(NamedTuple):
 
 _ROWS = Kind(
     ("method", "asked", "which", "split", "measure", "attack", "profile", "key", "protocol"),
-    ("seed", "epoch", "n"), ("value", "xi", "draws", "at", "std", "seconds"),
+    ("seed", "epoch", "n"), "value", ("xi", "draws", "at", "std", "seconds"),
     ("method", "seed", "key", "protocol", "asked", "which", "split", "measure", "attack", "xi",
      "scope", "draws", "at"),
 )  # fmt: skip
 MEASURES = _ROWS  # of a run: a measure of one's own may have further columns
 RESULTS = _ROWS._replace(only=COLUMNS)
-HISTORY = Kind((), ("epoch",), LOGGED[1:], ("epoch",), LOGGED)
+HISTORY = Kind((), ("epoch",), "lr", LOGGED[1:], ("epoch",), LOGGED)
 CURVES = Kind(
-    ("method", "key"), ("seed", "epoch"), LOGGED[1:], ("method", "seed", "epoch"),
+    ("method", "key"), ("seed", "epoch"), "lr", LOGGED[1:], ("method", "seed", "epoch"),
     ("method", "seed", "profile", "key", "weights", *LOGGED),
 )  # fmt: skip
-STOPPING = Kind((), ("epoch",), ("rerr",), ("epoch",))
+STOPPING = Kind((), ("epoch",), "rerr", (), ("epoch",))
 
 
 def read(path: Path, kind: Kind) -> pd.DataFrame:
@@ -81,7 +83,7 @@ def parsed(text: str, kind: Kind) -> pd.DataFrame:
     names = _lines(text)
     _columns(names, kind)
     table = pd.read_csv(StringIO(text), dtype=_TEXT, index_col=False, on_bad_lines="error")
-    for name in kind.numbers + kind.whole:
+    for name in (kind.about, *kind.numbers, *kind.whole):
         if name in table:
             _numbers(table[name], name in kind.whole)
     for name in kind.text:
@@ -109,7 +111,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _columns(names: list[str], kind: Kind) -> None:
-    needed = {*kind.text, *kind.whole, *kind.numbers[:1]}  # the first number is what it is about
+    needed = {*kind.text, *kind.whole, kind.about}
     lacking, foreign = needed - {*names}, {*names} - {*(kind.only or names)}
     if lacking or foreign or len({*names}) < len(names):
         what = f"no column {sorted(lacking)}" if lacking else f"foreign columns {sorted(foreign)}"
