@@ -10,10 +10,12 @@ into the tables. ``--list`` says how far it is.
 import argparse
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 
 from . import campaign, checkpoints, clock, costs, paths, profiles, progress, results, runs
 from .methods import CATALOGUE, TABLE1
@@ -81,30 +83,48 @@ def left(profile: str, folder: Path) -> dict[Run, tuple[str, ...]]:
     return {run: suites for run, suites in ordered(profile).items() if not there(run, suites)}
 
 
-def work(profile: str, folder: Path, minutes: float | None = None) -> list[str]:
-    """Train and measure what is left, in order, each run's rows written to ``folder`` at once;
-    one that another process is at is left to it. What went wrong, a line each.
+def work(profile: str, folder: Path, limit: float | None = None) -> list[str]:
+    """Train and measure what is left, in order, for ``limit`` minutes at most; each run's rows are
+    written to ``folder`` at once, one that another process is at is left to it. What went wrong, a
+    line each.
     """
-    until = None if minutes is None else time.time() + 60 * minutes
+    until = None if limit is None else time.time() + 60 * limit
     todo, failed = left(profile, folder), []
     campaign.possible(list(todo))
     progress.say(f"{len(todo)} of {len(ordered(profile))} runs are left; {_cost(todo)}")
-    for number, (run, suites) in enumerate(todo.items(), 1):
-        if run.busy() or run not in left(profile, folder):
-            continue
-        started = time.time()
-        try:
-            run.train(until=until).measure(suites, until)
-            results.commit([run], suites, waiting(run, folder))
-        except clock.TimeIsUp:
-            break
-        except Exception as error:  # one failed run must not stop the others
-            failed.append(f"{run.name}, seed {run.seed}: {type(error).__name__}: {error}")
-            progress.say(failed[-1])
-        else:
-            took = f"{(time.time() - started) / 60:.1f} min"
-            progress.say(f"{number} of {len(todo)}: {run.name}, seed {run.seed}, {took}")
+    for run, suites in todo.items():
+        with _claimed(run) as mine:
+            if not mine or run.busy() or run not in left(profile, folder):
+                continue
+            started = time.time()
+            try:
+                run.train(until=until).measure(suites, until)
+                results.commit([run], suites, waiting(run, folder))
+            except clock.TimeIsUp:
+                break
+            except Exception as error:  # one failed run must not stop the others
+                failed.append(f"{run.name}, seed {run.seed}: {type(error).__name__}: {error}")
+                progress.say(failed[-1])
+            else:
+                minutes = (time.time() - started) / 60
+                progress.say(f"{run.name}, seed {run.seed}: finished, {minutes:.1f} min")
     return failed
+
+
+@contextmanager
+def _claimed(run: Run):
+    """Whether this process may work on a run: no other one that works through the queue does."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / ".queue")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _cost(todo: dict) -> str:

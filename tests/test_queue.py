@@ -84,3 +84,11 @@ def test_one_failed_run_does_not_stop_the_others(stored, monkeypatch, capsys):
         queue.main(["--profile", "smoke"])
     assert "at, seed 0: RuntimeError: no luck" in capsys.readouterr().err
     assert [p.name.split("-")[0] for p in (stored / "pending").iterdir()] == ["wd0.05"]
+
+
+def test_two_processes_never_work_on_the_same_run(stored):
+    run = next(iter(queue.ordered("smoke")))
+    with queue._claimed(run) as first, queue._claimed(run) as second:
+        assert first and not second
+    with queue._claimed(run) as again:
+        assert again
