@@ -644,6 +644,10 @@ def test_what_a_trace_follows_is_made_fast(kind, age, pictures):
     assert planned(net)
 
 
+def test_images_that_lie_as_a_graph_wants_them_are_not_written_into(age, pictures):
+    as_is(age(WritesIntoItsInput()), pictures.contiguous(memory_format=torch.channels_last))
+
+
 @pytest.mark.parametrize("kind", PLAIN, ids=lambda kind: kind.__name__)
 def test_what_a_trace_loses_runs_as_it_is_and_says_so(kind, age, pictures):
     torch.manual_seed(0)
