@@ -5,11 +5,13 @@ stopped, and ends with a summary of what failed and why.
 """
 
 import argparse
-import os
 
 import torch
 
-from . import campaign, checkpoints, paths, profiles, results, runs, suites
+from . import campaign, checkpoints, machine, paths, profiles, results, runs, suites
+
+
+KEPT = "what is trained and measured is kept, and the next call goes on from there"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}")
     add("--seeds", nargs="+", type=int, default=[0], help="all methods of the first seed go first")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto: the first GPU of each worker")
-    workers = 1 if torch.cuda.is_available() else os.cpu_count()
+    workers = 1 if torch.cuda.is_available() else machine.cpus()
     add("--workers", type=int, default=workers, help="local processes")
     add("--minutes", type=float, help="begin nothing after so long; a next call goes on from there")
     add("--drop", action="store_true", help="remove the models of runs that have all of the suite")
@@ -62,10 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
             parser.exit(1, _line(error))
         except campaign.Failed as error:
             failed = f"{error}\n"
+        except KeyboardInterrupt:
+            parser.exit(130, f"stopped; {KEPT}\n")
     if given.commit or given.commit_only:
         try:
             print(results.commit(chosen, given.suite).describe())
-        except (OSError, checkpoints.Damaged) as error:
+        except (OSError, ValueError) as error:
             parser.exit(1, _line(f"writing the committed results failed: {error}"))
     if failed:
         parser.exit(1, failed)

@@ -5,6 +5,7 @@ folder share the work: each takes what no other is at.
 """
 
 import logging
+import sys
 import tempfile
 import time
 from concurrent.futures import CancelledError
@@ -21,6 +22,9 @@ from .run import Run, load
 # How glibc keeps large buffers in a worker (see the Makefile): a training step on a CPU is about
 # 1.2 times faster than without, and Dask's own setting is the opposite.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": 33554432, "MALLOC_TRIM_THRESHOLD_": 134217728}
+
+
+ANSWER = 10  # seconds that a cluster has to answer
 
 
 class Refused(ValueError):
@@ -45,6 +49,7 @@ def carry_out(
     if not todo:
         return
     possible(todo, local=scheduler is None)
+    _reachable(workers, scheduler)
     progress.say(costs.estimate(todo, suite, workers).describe())
     failed, late = {}, []
     until = None if minutes is None else time.time() + 60 * minutes
@@ -111,6 +116,30 @@ def _writable(folder: Path) -> None:
             f"runs cannot be kept in {folder} ({error}); the environment variable FLATLIB_RUNS "
             "names another folder"
         ) from error
+
+
+def _reachable(workers: int, scheduler: str | None) -> None:
+    """Refuse a cluster that does not answer, and local processes that would start this very script
+    again, each of them with further processes.
+    """
+    if scheduler is None:
+        main = sys.modules["__main__"]
+        script = Path(getattr(main, "__file__", None) or "")
+        plain = script.is_file() and getattr(main, "__spec__", None) is None
+        if workers > 1 and plain and "__name__" not in script.read_text(errors="replace"):
+            raise Refused(
+                f"workers={workers!r}: its processes would run {script} again; put what it does "
+                'under "if __name__ == \'__main__\':", or take workers=1'
+            )
+        return
+    if "://" not in scheduler and not Path(scheduler).is_file():
+        raise Refused(f"scheduler={scheduler!r}: no such file, and no address such as tcp://...")
+    try:
+        with _client(1, scheduler):
+            pass
+    except (OSError, ValueError, TypeError) as error:  # a time-out is an OSError
+        why = " ".join(str(error).split())
+        raise Refused(f"scheduler={scheduler!r} does not answer: {why}") from error
 
 
 def _results(todo: list[Run], how, workers: int, scheduler: str | None):
@@ -181,6 +210,6 @@ def _client(workers: int, scheduler: str | None):
             given = {"address": stack.enter_context(LocalCluster(n_workers=workers, **how))}
         else:
             given = {"address" if "://" in scheduler else "scheduler_file": scheduler}
-        client = stack.enter_context(Client(**given))
+        client = stack.enter_context(Client(**given, timeout=ANSWER))
         stack.callback(logger.setLevel, logging.CRITICAL)  # while closing: farewells are no errors
         yield client

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import checkpoints, published
+from . import checkpoints, progress, published
 from .keys import describe
 from .methods import CATALOGUE, TABLE1, differences
 
@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, help="write the table into this page, print nothing")
     page = parser.parse_args(arguments).page
     if page is None:
+        progress.until_the_pipe_breaks()
         print(plain())
     else:
         checkpoints.write(page, paged(page.read_text("utf-8")))

@@ -53,7 +53,7 @@ def number(name: str, value: int, least: int = 1) -> int:
 
 def choice(name: str, value, choices) -> None:
     """Refuse a ``value`` that is not one of ``choices``."""
-    if value not in choices:
+    if not any(value == choice for choice in choices):
         raise ValueError(f"{name}={value!r}: choose one of {sorted(choices)}")
 
 

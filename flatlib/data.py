@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import fashion, pickled
+from . import cifar10, fashion, pickled
 from .paths import DATASETS
 
-CIFAR10_TRAIN = 50_000  # images of CIFAR-10's training part
-CIFAR10_CLASSES, CIFAR10_SIDE = 10, 32  # pixels
 # Carmon et al.'s 500 000 pseudo-labelled images, under their own name and the released code's.
 PSEUDO_LABELLED = ("ti_500K_pseudo_labeled.pickle", "500k_pseudolabeled.pickle")
 
@@ -143,65 +141,9 @@ def _fits(what: str, available: int, wanted: int) -> None:
 
 @cache
 def _cifar10_images(folder: Path) -> tuple[Split, Split, str]:
-    """CIFAR-10 from ``folder`` as uint8: torchvision's files, or an image folder, whichever is
-    there; and which of them, with the format of the images ("JPEG files").
-    """
-    from .vision import datasets
-
-    if (folder / "cifar-10-batches-py").is_dir():
-        sets = [datasets.CIFAR10(folder, train=part) for part in (True, False)]
-        parts = (_split(s.data.transpose(0, 3, 1, 2), s.targets) for s in sets)
-        return *parts, "torchvision's files"
-    for root in (folder / "cifar10", folder):
-        if (root / "train").is_dir() and (root / "test").is_dir():
-            sides = (_image_folder(root / p, _classes(root)) for p in ("train", "test"))
-            (learn, form), (held_out, _) = sides
-            return learn, held_out, f"{form} files"
-    raise FileNotFoundError(
-        f"no CIFAR-10 in {folder}. Put torchvision's folder cifar-10-batches-py there, or images\n"
-        f"as cifar10/train/<class>/* and cifar10/test/<class>/*, or download it with\n"
-        f"  python -m flatlib.data cifar10\n"
-        f"The environment variable FLATLIB_DATASETS names another folder."
-    )
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, without what programs hide there (".ipynb_checkpoints")."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _classes(root: Path) -> list[str]:
-    """The folders of images, whose place in the alphabet is the label: the same in both parts."""
-    train, test = ([c.name for c in _visible(root / p) if c.is_dir()] for p in ("train", "test"))
-    if train != test or len(train) != CIFAR10_CLASSES:
-        raise ValueError(
-            f"{root}: train and test need the same {CIFAR10_CLASSES} folders of classes, but have "
-            f"{train} and {test}"
-        )
-    return train
-
-
-def _image_folder(folder: Path, classes: list[str]) -> tuple[Split, str]:
-    """Images below ``folder``/<class>/, the classes taking turns, so that every prefix is balanced;
-    and their file format.
-
-    An image folder has lost the original order: "the first 1000" are then 100 of each class.
-    """
-    from PIL import Image
-
-    numbered = [enumerate(_visible(folder / c)) for c in classes]
-    files = sorted((i, label, file) for label, part in enumerate(numbered) for i, file in part)
-    pixels, forms = [], set()
-    for _, _, file in files:
-        try:
-            with Image.open(file) as image:
-                forms.add(image.format)
-                pixels.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-        except OSError as error:
-            raise ValueError(f"{file} is not a readable image: {error}") from error
-        if pixels[-1].shape[1:] != (CIFAR10_SIDE, CIFAR10_SIDE):
-            raise ValueError(f"{file}: {image.width} x {image.height} pixels, 32 x 32 wanted")
-    return _split(np.stack(pixels), [label for _, label, _ in files]), " and ".join(sorted(forms))
+    """CIFAR-10 from ``folder`` as uint8, and what it was read from (``cifar10.read``)."""
+    learn, held_out, origin = cifar10.read(folder)
+    return _split(*learn), _split(*held_out), origin
 
 
 def _split(pixels: np.ndarray, labels) -> Split:
@@ -213,7 +155,7 @@ def pool_file(dataset: str, train: int) -> Path | None:
     """The file of pseudo-labelled images that is the pool: for CIFAR-10 where no training images
     are left over, if the file is among the data sets.
     """
-    if dataset != "cifar10" or train < CIFAR10_TRAIN:
+    if dataset != "cifar10" or train < cifar10.TRAIN:
         return None
     files = (DATASETS / name for name in PSEUDO_LABELLED)
     return next((file for file in files if file.is_file()), None)
@@ -255,9 +197,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Download a data set.")
     parser.add_argument("name", choices=["cifar10"])
     parser.parse_args(arguments)
-    from .vision import datasets
-
-    datasets.CIFAR10(DATASETS, train=True, download=True)
+    try:
+        cifar10.download(DATASETS)
+    except OSError as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -86,3 +86,12 @@ def merged(table: pd.DataFrame, fresh: list[pd.DataFrame], group: list[str]) -> 
     kept = [key not in there for key in zip(*(table[c] for c in group))]
     parts = [part for part in (table[np.array(kept, bool)], *fresh) if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else table
+
+
+def other_images(stored: pd.DataFrame, fresh: pd.DataFrame) -> str | None:
+    """Why rows may not stand in one table with those of other runs, if they are of other images."""
+    stored = stored[~stored["key"].isin(set(fresh["key"]))]
+    was, now = (set(table["images"].dropna()) for table in (stored, fresh))
+    if was and now and was != now:
+        return f"measured on {' and '.join(sorted(now))}, stored {' and '.join(sorted(was))}"
+    return None

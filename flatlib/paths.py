@@ -9,7 +9,19 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 PUBLISHED = DATA / "published"  # the papers' printed tables
 RESULTS = DATA / "results"  # our committed measurements, one folder per profile
-RUNS = Path(os.environ.get("FLATLIB_RUNS", ROOT / "runs"))  # trained models and live measurements
-DATASETS = Path(
-    os.environ.get("FLATLIB_DATASETS", ROOT / "datasets")
-)  # CIFAR-10 and other large sets
+
+
+def named(variable: str, default: Path) -> Path:
+    """The folder that an environment variable names, "~" and relative paths included; the default
+    where it is empty. The whole path is put into the environment: to processes started later, in
+    whatever folder, the variable means the same.
+    """
+    given = os.environ.get(variable, "").strip()
+    if not given:
+        return default
+    os.environ[variable] = os.path.abspath(os.path.expanduser(given))
+    return Path(os.environ[variable])
+
+
+RUNS = named("FLATLIB_RUNS", ROOT / "runs")  # trained models and live measurements
+DATASETS = named("FLATLIB_DATASETS", ROOT / "datasets")  # CIFAR-10 and other large sets

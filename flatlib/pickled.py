@@ -49,5 +49,5 @@ def read(path: Path) -> object:
         with path.open("rb") as file:
             return _Arrays(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError,
-            IndexError) as error:  # fmt: skip
+            IndexError, OverflowError, MemoryError, RecursionError) as error:  # fmt: skip
         raise ValueError(f"{path} is no pickle of plain arrays: {error}") from error

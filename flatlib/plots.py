@@ -2,9 +2,7 @@
 
 import io
 import math
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from flatlib import files, progress
 from flatlib.lettering import write_labels
 
 KINK = math.log(10)  # robust loss of guessing among 10 classes, 2.30
@@ -252,7 +251,7 @@ def caption(tidy):
     parts = [f"Measured at profile {row['profile']}, {methods} method{'s' * (methods > 1)}, "
              f"seed{'s' * (', ' in seeds)} {seeds}, on {images} images"]  # fmt: skip
     if isinstance(row.get("images"), str):
-        parts[0] += f" ({row['images']})"
+        parts[0] += f" of {row['images']}"
     for measure, words in CAPTIONS.items():
         rows = tidy[(tidy["measure"] == measure) & ~tidy["attack"].isin(["aa", "none"])]
         if len(rows):
@@ -266,14 +265,13 @@ def caption(tidy):
 
 
 def save(fig, numbers, name, folder):
-    """Write folder/name.svg, .png and .csv (the numbers drawn); returns the three paths.
+    """Write folder/name.svg, .png and .csv (the numbers drawn); returns the three paths, or none
+    where they cannot be written.
 
     Each file appears complete or not at all, and is the same, byte for byte, for the same figure.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name={name!r}; valid: letters, digits, '_', '-' and '.'")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     named = numbers.index.name is not None or numbers.index.nlevels > 1
     content = {".csv": numbers.to_csv(index=named, lineterminator="\n").encode()}
     for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
@@ -281,20 +279,13 @@ def save(fig, numbers, name, folder):
         with style():
             fig.savefig(buffer, format=suffix[1:], metadata=metadata, bbox_inches="tight")
         content[suffix] = buffer.getvalue()
-    paths = [folder / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")]
-    for path in paths:
-        _write(path, content[path.suffix])
+    paths = [Path(folder) / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")]
+    try:
+        for path in paths:
+            files.write(path, content[path.suffix])
+    except OSError as error:  # a checkout that only shows what is stored need not be writable
+        progress.say(f"the figure is shown but not kept as {name}.*: {error}")
+        return []
     return paths
 
 
-def _write(path, content):
-    """Bytes to a file beside `path`, then renamed onto it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise

@@ -1,6 +1,7 @@
 """Progress bars where somebody watches: in a terminal and in JupyterLab, not in stored output."""
 
 import os
+import signal
 import sys
 
 from tqdm import tqdm
@@ -19,3 +20,9 @@ def bar(*iterable, show: bool = True, **how) -> tqdm:
 def say(text: str) -> None:
     """A line on stderr that does not tear a bar."""
     tqdm.write(text, file=sys.stderr)
+
+
+def until_the_pipe_breaks() -> None:
+    """Let a command end in silence when nobody reads on, as in ``... --list | head``."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)

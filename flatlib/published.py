@@ -42,7 +42,11 @@ def _checksums():
     path = PUBLISHED / "SHA256SUMS"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: restore data/published from the repository")
-    return dict(reversed(line.split()) for line in path.read_text("utf-8").splitlines() if line)
+    try:
+        lines = [line.split() for line in path.read_text("utf-8").splitlines() if line]
+        return {file: checksum for checksum, file in lines}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it from the repository") from error
 
 
 def _read(name, **how):

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from . import campaign, checkpoints, clock, costs, paths, profiles, progress, results, runs
+from .batch import KEPT
 from .methods import CATALOGUE, TABLE1
 from .run import Run
 
@@ -163,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line: ``python -m flatlib.queue --help``."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    progress.until_the_pipe_breaks()
     folder = given.pending or pending(given.profile)
     try:
         if given.merge:
@@ -176,8 +178,10 @@ def main(arguments: list[str] | None = None) -> None:
             torch.set_num_threads(1)
             if failed := work(given.profile, folder, given.minutes):
                 parser.exit(1, "\n".join([f"{len(failed)} runs failed:", *failed, ""]))
-    except (campaign.Refused, checkpoints.Damaged, OSError) as error:
+    except (OSError, ValueError) as error:  # refused, damaged
         parser.exit(1, " ".join(str(error).split()) + "\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"stopped; {KEPT}\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas as pd
 from filelock import FileLock
 
 from . import files, paths, profiles, robustbench, suites, tidy
-from .merging import GROUP, Clash, clash, merged, others, triples
+from .merging import GROUP, Clash, clash, merged, other_images, others, triples
 from .methods import CATALOGUE
 from .run import Run
 from .tidy import COLUMNS
@@ -127,6 +127,9 @@ def _join(found: dict, folder: Path, profile: profiles.Profile) -> tuple[dict, t
     with FileLock(folder / ".lock"):  # beside what it protects: runs may lie in several folders
         files.finish(folder)
         stored = tuple(_current(table, profile) for table in read(folder))
+        for rows, _ in found.values():
+            if why := other_images(stored[0], rows):
+                raise ValueError(f"{folder}: {why}; tables of one profile are of the same images")
         clashes = _clashes(found, stored)
         fresh = {run: tables for run, tables in found.items() if run not in clashes}
         if fresh:

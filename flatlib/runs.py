@@ -1,7 +1,11 @@
 """Runs and results: ``get`` is the one door to a trained model, ``collect`` the one to a table of
 measurements. Nothing is computed twice, a killed run goes on where it was."""
 
+import json
+from numbers import Integral
+
 import pandas as pd
+import torch
 
 from . import campaign, checks, paths, profiles, progress, results, robustbench, suites
 from .methods import CATALOGUE, MAIN, TABLE1, Method, differences
@@ -20,8 +24,16 @@ def named(methods) -> dict[str, Method]:
         slots = ",".join(f"{k}={v}" for k, v in differences(methods).items()) or "at"
         return {"".join(c if c.isalnum() or c in "=.-" else "_" for c in slots)[:60]: methods}
     groups = {"main": MAIN, "table1": TABLE1, "all": tuple(CATALOGUE)}
-    asked = [methods] if isinstance(methods, str) else methods
+    asked = _listed(methods)
     return {name: CATALOGUE[name] for part in asked for name in groups.get(part, (part,))}
+
+
+def _listed(methods) -> list[str]:
+    """Names as a list; papermill's command line hands a list on as text, "[at, trades6]"."""
+    if not isinstance(methods, str):
+        return list(methods)
+    inside = methods.strip().removeprefix("[").removesuffix("]")
+    return [part.strip(" '\"") for part in inside.split(",")] if "[" in methods else [methods]
 
 
 def select(
@@ -33,9 +45,8 @@ def select(
     CIFAR-10: they have one run, whatever the seeds. The device "auto" is the first GPU, if there is
     one, of the machine that trains or measures.
     """
-    chosen, device, seeds = profiles.get(profile), device or "auto", _several(seeds)
-    if not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise ValueError(f"seeds={seeds!r}: whole numbers, at least 0")
+    chosen, device = profiles.get(profile), _device(device)
+    seeds = [checks.number("seeds", seed, 0) for seed in _several(seeds)]
     external, own = _external(methods)
     others = [robustbench.run(name, chosen, device) for name in external]
     mine = [Run(name, m, chosen, seed, device) for name, m in named(own).items() for seed in seeds]
@@ -43,15 +54,29 @@ def select(
 
 
 def _several(seeds) -> list:
-    """Seeds as a list; one may be given by itself."""
-    return [seeds] if isinstance(seeds, int) else list(seeds)
+    """Seeds as a list; one may be given by itself, and text as papermill's command line hands a
+    list on, "[0, 1]".
+    """
+    try:
+        given = json.loads(seeds) if isinstance(seeds, str) else seeds
+        return [given] if isinstance(given, Integral) else list(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"seeds={seeds!r}: whole numbers, such as 0 or [0, 1]") from None
+
+
+def _device(device: str | None) -> str:
+    """A device by name, here or on another machine; "auto" for none."""
+    try:
+        return str(torch.device(device)) if device not in (None, "auto") else "auto"
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r}: auto, cpu, cuda or cuda:1") from None
 
 
 def _external(methods) -> tuple[list[str], object]:
     """The networks of RobustBench among ``methods`` ("robustbench": all), and the rest."""
     if isinstance(methods, Method):
         return [], methods
-    asked = [methods] if isinstance(methods, str) else list(methods)
+    asked = _listed(methods)
     names = {"robustbench": list(robustbench.NAMES)} | {n: [n] for n in robustbench.NAMES}
     external = dict.fromkeys(n for part in asked for n in names.get(part, ()))
     return list(external), [part for part in asked if part not in names]
@@ -62,7 +87,10 @@ def get(
     device: str | None = "auto", progress: bool = True,
 ) -> Run:  # fmt: skip
     """A trained run: loaded when done, continued when begun, trained when absent."""
-    (run,) = select(method, profile, (seed,), device)
+    chosen = select(method, profile, (seed,), device)
+    if len(chosen) != 1:
+        raise ValueError(f"method={method!r}: one method wanted, these are {len(chosen)}")
+    (run,) = chosen
     return run.train(progress)
 
 

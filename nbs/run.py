@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -104,10 +105,15 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args, notebooks, failures = arguments(argv), known(), []
     if args.list:
+        if hasattr(signal, "SIGPIPE"):  # "--list | head" ends in silence
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         for name, path in notebooks.items():
             parameters = papermill.inspect_notebook(path).items()
             print(name, *(f"{k}={v['default']}" for k, v in parameters))
         return 0
+    for folder in ("FLATLIB_RUNS", "FLATLIB_DATASETS"):  # notebooks run in folders of their own
+        if os.environ.get(folder):
+            os.environ[folder] = os.path.abspath(os.path.expanduser(os.environ[folder]))
     try:
         named = dict.fromkeys(resolve(wanted, notebooks) for wanted in args.notebooks)
         besides = {resolve(name, notebooks) for name in args.besides}
