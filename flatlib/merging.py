@@ -91,7 +91,7 @@ def merged(table: pd.DataFrame, fresh: list[pd.DataFrame], group: list[str]) -> 
 def other_images(stored: pd.DataFrame, fresh: pd.DataFrame) -> str | None:
     """Why rows may not stand in one table with those of other runs, if they are of other images."""
     stored = stored[~stored["key"].isin(set(fresh["key"]))]
-    was, now = (set(table["images"].dropna()) for table in (stored, fresh))
+    was, now = (set(table.get("images", pd.Series()).dropna()) for table in (stored, fresh))
     if was and now and was != now:
         return f"measured on {' and '.join(sorted(now))}, stored {' and '.join(sorted(was))}"
     return None

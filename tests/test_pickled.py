@@ -28,7 +28,7 @@ def file(tmp_path, monkeypatch):
     """The pool's file, not there yet, and CIFAR-10 as 32 random images, all trained on."""
     data.labelled_pool.cache_clear()
     monkeypatch.setattr(data, "DATASETS", tmp_path)
-    monkeypatch.setattr(data, "CIFAR10_TRAIN", 32)
+    monkeypatch.setattr(cifar10, "TRAIN", 32)
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(56, 3, 32, 32, generator=g), torch.randint(10, (56,), generator=g)
     cut = lambda a, b: Split(x[a:b], y[a:b])  # noqa: E731
