@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, inputs
 from .losses import cross_entropy, kl, own_task
 
 STACKED = 2**16  # pixels, all channels: beyond, stacking restarts no longer paid on two CPU cores
@@ -44,20 +44,35 @@ class PGD:
     tau: int | None = None
 
     def __post_init__(self):
-        checks.radius("eps", self.eps), checks.radius("lr", self.step)
-        checks.number("steps", self.steps, 0), checks.number("restarts", self.restarts)
-        if self.tau is not None:
-            checks.number("tau", self.tau, 0)
         for name, choices in CHOICES.items():
             checks.choice(name, getattr(self, name), choices)
+        checks.settle(
+            self,
+            eps=checks.ball(self.eps, self.norm),
+            lr=None if self.lr is None else checks.radius("lr", self.lr),
+            steps=checks.number("steps", self.steps, 0),
+            restarts=checks.number("restarts", self.restarts),
+            tau=None if self.tau is None else checks.number("tau", self.tau, 0),
+        )
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether the attack asks for gradients at all."""
+        return self.steps > 0 and self.eps > 0
 
     @property
     def step(self) -> float:
         return PAPER_STEP * self.eps if self.lr is None else self.lr
 
+    @torch.inference_mode(False)
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W) in [0, 1] and labels (N,) -> adversarial examples (N, C, H, W)."""
-        return reduce(_better, self.starts(f, x, y, g))[0]
+        """(N, C, H, W) in [0, 1] and labels (N,) -> adversarial examples (N, C, H, W).
+
+        Images and labels are tensors or arrays (``inputs.batch``); half precision is attacked in
+        float32 and rounded at the end.
+        """
+        f, x, y, dtype = inputs.batch(f, x, y)
+        return reduce(_better, self.starts(f, x, y, g))[0].to(dtype)
 
     def starts(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None):
         """The kept iterates (N, C, H, W) and their losses (N,), restart by restart.
@@ -89,7 +104,7 @@ class PGD:
                 left = left - (now[1] > kept[1]).float()
             kept = now if self.keep == "last" and self.tau is None else _better(kept, now)
             if t < self.steps:
-                (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value))
+                gradient = _gradient(value, point)
                 point = self.advance(now[0], x, gradient)
         if self.keep == "last" and self.tau is not None:  # examples that never flipped
             kept = _better((now[0], value.detach().where(kept[1] == -math.inf, -math.inf)), kept)
@@ -104,11 +119,11 @@ class PGD:
             point = found[active].requires_grad_()
             with torch.enable_grad():
                 z = f(point)
-                loss = cross_entropy(z, y[active]).sum()
+                loss = cross_entropy(z, y[active])
             holds = z.detach().argmax(1) == y[active]
             if not holds.any():
                 break
-            (gradient,) = torch.autograd.grad(loss, point)
+            gradient = _gradient(loss, point)
             point, gradient, active = point.detach()[holds], gradient[holds], active[holds]
             found[active] = self.advance(point, x[active], gradient)
         return found
@@ -173,6 +188,16 @@ def _length(delta: Tensor, norm: str) -> Tensor:
     )
 
 
+def _gradient(loss: Tensor, point: Tensor) -> Tensor:
+    """The gradient of the losses (N,), one for each image of ``point``."""
+    gradient = None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, point, torch.ones_like(loss), allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"model: no gradient reaches the images. {inputs.BLACK_BOX}")
+    return gradient
+
+
 def _better(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Of two (points, losses) the one of higher loss, example by example; ``a`` on ties."""
     wins = b[1] > a[1]
@@ -197,7 +222,7 @@ class PerTask:
     clean: float = 0.5
 
     def __post_init__(self):
-        checks.share("clean", self.clean)
+        checks.settle(self, clean=checks.share("clean", self.clean))
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
         chosen = torch.rand(len(x), generator=g, device=x.device) >= self.clean

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, inputs
 from .attacks import CHOICES
 
 
@@ -29,23 +29,40 @@ class AutoAttack:
     targets: int = 9
     seed: int = 0
     batch: int = 250
+    queries: int = 5000  # of Square, forward passes per image
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether any of the attacks asks for gradients: Square does not."""
+        return any(name != "square" for name in self.attacks)
 
     @property
     def steps_per_image(self) -> int:
         """Attack steps an image costs at most, Square's forward passes counted as half a step."""
         n, t = self.iterations, self.iterations * self.targets
-        cost = {"apgd-t": t, "fab-t": 2 * t, "fab": 2 * n * 9, "square": 2500}
+        cost = {"apgd-t": t, "fab-t": 2 * t, "fab": 2 * n * 9, "square": self.queries // 2}
         return sum(cost.get(name, n) for name in self.attacks)
 
     def __post_init__(self):
-        checks.radius("eps", self.eps), checks.choice("norm", self.norm, CHOICES["norm"])
-        for name in ("iterations", "targets", "batch"):
-            checks.number(name, getattr(self, name))
-        if not self.attacks or any(name not in checks.CLASSES for name in self.attacks):
+        checks.choice("norm", self.norm, CHOICES["norm"])
+        checks.settle(self, eps=checks.ball(self.eps, self.norm), seed=checks.seed(self.seed))
+        for name in ("iterations", "targets", "batch", "queries"):
+            checks.settle(self, **{name: checks.number(name, getattr(self, name))})
+        several = isinstance(self.attacks, (tuple, list)) and self.attacks
+        if not several or any(name not in checks.CLASSES for name in self.attacks):
             raise ValueError(f"attacks={self.attacks!r}: choose from {tuple(checks.CLASSES)}")
+        checks.settle(self, attacks=tuple(self.attacks))
 
+    @torch.inference_mode(False)
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W), labels (N,) -> (N, C, H, W), for more classes than ``targets``."""
+        """(N, C, H, W), labels (N,) -> (N, C, H, W), for more classes than ``targets``.
+
+        The attacks themselves work in float32; other images are rounded to it and back.
+        """
+        f, x, y, dtype = inputs.batch(f, x, y, only=torch.float32)
+        return self._found(f, x, y).to(dtype)
+
+    def _found(self, f, x: Tensor, y: Tensor) -> Tensor:
         from pyautoattack import AutoAttack as Official
 
         checks.classes(f, x, self.attacks, self.targets)
@@ -59,6 +76,7 @@ class AutoAttack:
                 official.attacks_to_run = list(self.attacks)  # of the standard version's settings
                 for part in (official.apgd, official.apgd_targeted, official.fab):
                     part.n_iter = self.iterations
+                official.square.n_queries = self.queries
                 for part in (official.apgd_targeted, official.fab):
                     part.n_target_classes = self.targets
                 x_adv, _ = official.run_standard_evaluation(x, y, batch_size=self.batch)

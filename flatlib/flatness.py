@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, inputs
 from .attacks import PGD
-from .kernels import exact, fast, freeze, laid_out
+from .kernels import PRECISIONS, exact, fast, freeze, laid_out
 from .losses import cross_entropy
 from .progress import bar
 from .weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
@@ -32,8 +32,9 @@ class Flatness:
     per_example: Tensor  # (N,)
 
 
+@torch.inference_mode(False)
 def average_flatness(
-    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, xi: float = 0.5, n: int = 10,
+    model: nn.Module, x, y=None, attack: PGD | None = ..., xi: float = 0.5, n: int = 10,
     generator: torch.Generator | None = None, *, clean: bool = False, scope: str = "batch",
     reference: Tensor | None = None, batch: int = 128, progress: bool = False,
     precision: str = "float32",
@@ -46,10 +47,12 @@ def average_flatness(
     by default that of the attack with 10 restarts, or its own if it has more. Under nu the attack
     runs with its own restarts, as in the paper one by default: values can be slightly negative.
     ``clean=True`` or ``attack=None`` measures the clean loss. ``precision`` ("float32", "bf16") is
-    that of the attack's gradient steps, never of a loss that is reported.
+    that of the attack's gradient steps, never of a loss that is reported. Images (N, C, H, W) in
+    [0, 1] and labels (N,), or a loader of such batches as ``x`` alone (see ``inputs.examples``).
     """
-    attack = None if clean else attack
-    checks.radius("xi", xi)
+    attack = None if checks.flag("clean", clean) else checks.attack(attack)
+    xi = checks.radius("xi", xi)
+    model, x, y, _ = inputs.examples(model, x, y, attack=attack, weights=True)
     search = _Search(
         model=model, x=x, y=y, attack=attack, draws=checks.number("n", n), scope=scope, batch=batch,
         generator=generator, reference=reference, progress=progress, precision=precision,
@@ -63,8 +66,9 @@ def average_flatness(
     return search.flatness(losses, worst=False)
 
 
+@torch.inference_mode(False)
 def worst_flatness(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, xi: float = 0.003,
+    model: nn.Module, x, y=None, eps: float = 8 / 255, xi: float = 0.003,
     steps: int = 20, restarts: int = 10, generator: torch.Generator | None = None, *,
     lr: float | None = None, lr_w: float = 0.001, clean: bool = False, scope: str = "batch",
     reference: Tensor | None = None, batch: int = 128, progress: bool = False,
@@ -80,9 +84,10 @@ def worst_flatness(
     ``clean`` as in ``average_flatness``, with PGD-``steps``; ``precision`` too, here of the joint
     steps.
     """
-    checks.radius("xi", xi), checks.radius("lr_w", lr_w), checks.number("steps", steps)
-    attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
-    number = checks.number("restarts", restarts)
+    xi, lr_w = checks.radius("xi", xi), checks.radius("lr_w", lr_w)
+    steps, number = checks.number("steps", steps), checks.number("restarts", restarts)
+    attack = None if checks.flag("clean", clean) else PGD(eps=eps, steps=steps, lr=lr)
+    model, x, y, _ = inputs.examples(model, x, y, attack=attack, weights=True, climbs=True)
     search = _Search(
         model=model, x=x, y=y, attack=attack, draws=number, scope=scope, batch=batch,
         generator=generator, reference=reference, progress=progress, precision=precision,
@@ -116,12 +121,12 @@ class _Search:
 
     def __post_init__(self):
         checks.choice("scope", self.scope, SCOPES)
-        checks.number("batch", self.batch)
-        checks.examples(self.model, self.x, self.y)
+        checks.choice("precision", self.precision, PRECISIONS)
+        self.batch = checks.number("batch", self.batch)
         self.generator = checks.generator(self.generator, self.x)
         self.w = checks.perturbable(detached(layers(self.model)))
         if self.reference is not None:
-            checks.losses("reference", self.reference, self.x)
+            self.reference = checks.losses("reference", self.reference, self.x)
 
     def groups(self) -> list[list[slice]]:
         starts = range(0, len(self.x), self.batch)

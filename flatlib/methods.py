@@ -48,7 +48,7 @@ class Smooth:
     tau: float = 0.3
 
     def __post_init__(self):
-        checks.share("tau", self.tau)
+        checks.settle(self, tau=checks.share("tau", self.tau))
 
     def __call__(self, y: Tensor, classes: int, g: torch.Generator) -> Tensor:
         return (1 - self.tau) * F.one_hot(y, classes).float() + self.tau / classes
@@ -63,7 +63,7 @@ class Noise:
     tau: float = 0.3
 
     def __post_init__(self):
-        checks.share("tau", self.tau)
+        checks.settle(self, tau=checks.share("tau", self.tau))
 
     def __call__(self, y: Tensor, classes: int, g: torch.Generator) -> Tensor:
         flips = torch.rand(y.shape, generator=g, device=y.device) < self.tau
@@ -128,6 +128,7 @@ def describe(part) -> str:
 
     Keys are made of it: what cannot be described alike in every process is refused.
     """
+    part = checks.plain(part)
     if part is None or isinstance(part, (str, int, float, tuple)):
         return repr(part)
     if not is_dataclass(part) or not part.__dataclass_params__.frozen:

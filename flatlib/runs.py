@@ -34,7 +34,7 @@ def select(
     one, of the machine that trains or measures.
     """
     chosen, device, seeds = profiles.get(profile), device or "auto", _several(seeds)
-    if not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+    if not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds={seeds!r}: whole numbers, at least 0")
     external, own = _external(methods)
     others = [robustbench.run(name, chosen, device) for name in external]
@@ -43,8 +43,9 @@ def select(
 
 
 def _several(seeds) -> list:
-    """Seeds as a list; one may be given by itself."""
-    return [seeds] if isinstance(seeds, int) else list(seeds)
+    """Seeds as a list; one may be given by itself, and all may be NumPy's."""
+    seeds = checks.plain(seeds)
+    return [seeds] if isinstance(seeds, int) else [checks.plain(seed) for seed in seeds]
 
 
 def _external(methods) -> tuple[list[str], object]:

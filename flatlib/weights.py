@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 Weights = dict[str, Tensor]
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_RUNNERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 UNITS = ("layer", "filter")  # what is normalised as one
 _TINY = 1e-12  # keeps 0/0 out of directions: conv biases before batch norm start at exactly zero
 
@@ -28,7 +29,7 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
     the paper's ResNet-18: 26 tensors, 11 165 322 scalars; 21 without biases.
     """
     found, seen = {}, set()
-    for prefix, module in branches(model):
+    for prefix, module in branches(bare(model)):
         if isinstance(module, _NORMS):
             continue
         for name, parameter in module.named_parameters(recurse=False):
@@ -54,10 +55,22 @@ def as_function(model: nn.Module):
     Everything not in ``w`` (batch norm, buffers) stays the model's; so does its train or eval mode.
     """
 
+    model = bare(model)
+
     def f(w: Weights, x: Tensor) -> Tensor:
         return functional_call(model, w, (x,))
 
     return f
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside ``DataParallel`` and ``torch.compile``, which only say how it is run."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model={model!r}: a torch.nn.Module wanted")
+    while isinstance(model, _RUNNERS):
+        model = model.module
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else bare(compiled)
 
 
 def detached(w: Weights) -> Weights:

@@ -15,9 +15,10 @@ PACKAGE = ROOT / "flatlib"
 # Modules import from their own level (without cycles) and from lower ones, never from higher ones.
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
-     "kernels", "lettering", "streams", "bilinear", "graphs", "progress", "pickled", "clock"},
+     "kernels", "lettering", "streams", "bilinear", "graphs", "progress", "pickled", "clock",
+     "inputs", "adapt", "loaders"},
     {"attacks", "autoattack", "steps", "checkpoints"},
-    {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
+    {"methods", "evaluate", "doubts", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "suites", "choices"},
     {"costs", "run", "campaign", "runs", "batch", "results", "robustbench"},
     {"published", "claims", "plots", "curves", "courses", "relations", "scatters", "explorer",
