@@ -46,14 +46,13 @@ class PGD:
     def __post_init__(self):
         for name, choices in CHOICES.items():
             checks.choice(name, getattr(self, name), choices)
-        checks.settle(
-            self,
-            eps=checks.ball(self.eps, self.norm),
-            lr=None if self.lr is None else checks.radius("lr", self.lr),
-            steps=checks.number("steps", self.steps, 0),
-            restarts=checks.number("restarts", self.restarts),
-            tau=None if self.tau is None else checks.number("tau", self.tau, 0),
-        )
+        checks.settle(self, "eps", checks.ball, self.norm)
+        checks.settle(self, "steps", checks.number, 0)
+        checks.settle(self, "restarts", checks.number)
+        if self.lr is not None:
+            checks.settle(self, "lr", checks.radius)
+        if self.tau is not None:
+            checks.settle(self, "tau", checks.number, 0)
 
     @property
     def by_gradient(self) -> bool:
@@ -150,10 +149,11 @@ class PGD:
         """The random start delta, inside the eps-ball, not yet in the box."""
         if self.start == "zero":
             return torch.zeros_like(x)
+        how = {"generator": g, "device": x.device, "dtype": torch.float32}
         if self.start == "uniform" and self.norm == "linf":
-            return self.eps * (2 * torch.rand(x.shape, generator=g, device=x.device) - 1)
-        noise = torch.randn(x.shape, generator=g, device=x.device)
-        u = torch.rand(len(x), 1, 1, 1, generator=g, device=x.device)
+            return self.eps * (2 * torch.rand(x.shape, **how) - 1)
+        noise = torch.randn(x.shape, **how)
+        u = torch.rand(len(x), 1, 1, 1, **how)
         if self.start == "uniform":  # uniform in the L2 ball
             u = u ** (1 / x[0].numel())
         return self.eps * u * noise / _length(noise, self.norm)
@@ -222,7 +222,7 @@ class PerTask:
     clean: float = 0.5
 
     def __post_init__(self):
-        checks.settle(self, clean=checks.share("clean", self.clean))
+        checks.settle(self, "clean", checks.share)
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
         chosen = torch.rand(len(x), generator=g, device=x.device) >= self.clean

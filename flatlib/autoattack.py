@@ -29,7 +29,6 @@ class AutoAttack:
     targets: int = 9
     seed: int = 0
     batch: int = 250
-    queries: int = 5000  # of Square, forward passes per image
 
     @property
     def by_gradient(self) -> bool:
@@ -40,18 +39,17 @@ class AutoAttack:
     def steps_per_image(self) -> int:
         """Attack steps an image costs at most, Square's forward passes counted as half a step."""
         n, t = self.iterations, self.iterations * self.targets
-        cost = {"apgd-t": t, "fab-t": 2 * t, "fab": 2 * n * 9, "square": self.queries // 2}
+        cost = {"apgd-t": t, "fab-t": 2 * t, "fab": 2 * n * 9, "square": 2500}
         return sum(cost.get(name, n) for name in self.attacks)
 
     def __post_init__(self):
         checks.choice("norm", self.norm, CHOICES["norm"])
-        checks.settle(self, eps=checks.ball(self.eps, self.norm), seed=checks.seed(self.seed))
-        for name in ("iterations", "targets", "batch", "queries"):
-            checks.settle(self, **{name: checks.number(name, getattr(self, name))})
+        checks.settle(self, "eps", checks.ball, self.norm), checks.settle(self, "seed", checks.seed)
+        checks.settle(self, "iterations targets batch", checks.number)
         several = isinstance(self.attacks, (tuple, list)) and self.attacks
         if not several or any(name not in checks.CLASSES for name in self.attacks):
             raise ValueError(f"attacks={self.attacks!r}: choose from {tuple(checks.CLASSES)}")
-        checks.settle(self, attacks=tuple(self.attacks))
+        object.__setattr__(self, "attacks", tuple(self.attacks))
 
     @torch.inference_mode(False)
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
@@ -76,10 +74,23 @@ class AutoAttack:
                 official.attacks_to_run = list(self.attacks)  # of the standard version's settings
                 for part in (official.apgd, official.apgd_targeted, official.fab):
                     part.n_iter = self.iterations
-                official.square.n_queries = self.queries
                 for part in (official.apgd_targeted, official.fab):
                     part.n_target_classes = self.targets
                 x_adv, _ = official.run_standard_evaluation(x, y, batch_size=self.batch)
         finally:
             sys.settrace(trace)
         return x_adv.detach()
+
+
+def square(f, x: Tensor, y: Tensor, eps: float, norm: str, queries: int, seed: int = 0) -> Tensor:
+    """Square alone with a few ``queries`` per image, without gradients: the images (N, C, H, W) it
+    broke, the others clean. torch's global random numbers are given back as they were.
+    """
+    from pyautoattack.square import SquareAttack
+
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        attack = SquareAttack(
+            lambda p: f(p.to(x.dtype)).float(), norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps,
+            n_queries=queries, seed=seed, device=x.device, resc_schedule=False,
+        )  # fmt: skip
+        return attack.perturb(x.float(), y).to(x.dtype)

@@ -28,12 +28,12 @@ def radius(name: str, value: float) -> float:
     return number
 
 
-def ball(value: float, norm: str) -> float:
-    """The radius ``eps`` of an attack on pixels in [0, 1]: in L-infinity 1 covers all images."""
-    eps = radius("eps", value)
+def ball(name: str, value: float, norm: str) -> float:
+    """The radius of an attack on pixels in [0, 1]: in L-infinity 1 reaches all images."""
+    eps = radius(name, value)
     if norm == "linf" and eps > 1:
         raise ValueError(
-            f"eps={value!r}: pixels lie in [0, 1], an L-infinity radius in 0..1, such as eps=8/255"
+            f"{name}={value!r}: pixels lie in [0, 1], an L-infinity radius in 0..1, such as {name}=8/255"
         )
     return eps
 
@@ -66,11 +66,11 @@ def number(name: str, value: int, least: int = 1) -> int:
     return int(whole)
 
 
-def seed(value: int) -> int:
+def seed(name: str, value: int) -> int:
     """``value`` if it is a seed that torch and NumPy take."""
-    whole = number("seed", value, 0)
+    whole = number(name, value, 0)
     if whole > LARGEST:
-        raise ValueError(f"seed={value!r}: a whole number in 0..{LARGEST}")
+        raise ValueError(f"{name}={value!r}: a whole number in 0..{LARGEST}")
     return whole
 
 
@@ -82,10 +82,12 @@ def flag(name: str, value: bool) -> bool:
     return truth
 
 
-def settle(settings, **checked) -> None:
-    """Store checked values in a frozen dataclass: keys of runs are made of what stands there."""
-    for name, value in checked.items():
-        object.__setattr__(settings, name, value)
+def settle(settings, names: str, check, *how) -> None:
+    """Replace fields of a frozen dataclass by ``check(name, value, *how)``: keys of runs are made
+    of what stands there, so numbers must be Python's own.
+    """
+    for name in names.split():
+        object.__setattr__(settings, name, check(name, getattr(settings, name), *how))
 
 
 def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:

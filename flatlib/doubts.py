@@ -1,5 +1,5 @@
-"""Reasons not to trust a number of robustness: what the code of AutoAttack flags (Croce & Hein 2020,
-github.com/fra31/auto-attack, flags_doc.md), each with what to do about it.
+"""Reasons not to trust a number of robustness, with what to do: those that the code of AutoAttack
+flags (Croce & Hein 2020; flags_doc.md of github.com/fra31/auto-attack).
 """
 
 import sys
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .attacks import PGD
-from .autoattack import AutoAttack
+from .autoattack import square
 from .kernels import exact, freeze
 from .losses import cross_entropy, misclassified
 from .streams import undisturbed
@@ -61,10 +61,10 @@ def random_outputs(model: nn.Module, x: Tensor) -> str | None:
 
 def inner_gradient(model: nn.Module, x: Tensor) -> str | None:
     """A forward pass that differentiates, or switches gradients on where they are off."""
-    seen, before = [], sys.getprofile()
+    seen, before = set(), sys.getprofile()
 
     def watch(frame, event, argument):
-        seen.append(frame.f_code in _DIFFERENTIATES or torch.is_grad_enabled())
+        seen.add(frame.f_code in _DIFFERENTIATES or torch.is_grad_enabled())
 
     sys.setprofile(watch)
     try:
@@ -108,27 +108,43 @@ def beaten(model: nn.Module, x: Tensor, y: Tensor, attack, broken: Tensor, g) ->
     noisy = torch.stack([misclassified(model(p), y) for p, _ in noise.starts(f, x, y, g)]).any(0)
     if (noisy & ~broken).any():
         n = int((noisy & ~broken).sum())
-        return [f"random noise breaks {n} examples that the attack does not"]
-    if not getattr(attack, "by_gradient", False):
-        return []
+        return [
+            f"random noise breaks {n} examples that the attack does not: take more steps and starts"
+        ]
     n = _by_square(model, f, x, y, attack, broken)
-    said = f"Square, which sees no gradients, breaks {n} examples that gradients do not"
-    return [f"{said}: they mislead, attack with more starts or another loss"] * (n > BEATEN * len(x))
+    if n <= BEATEN * len(x):
+        return []
+    return [
+        f"Square, which sees no gradients, breaks {n} examples that gradients do not: they mislead "
+        "or are too few, take more starts, another loss or more of Square"
+    ]
 
 
 def _by_square(model, f, x: Tensor, y: Tensor, attack, broken: Tensor) -> int:
-    """How many images Square breaks alone: if it took part, by running the other attacks again on
-    what was broken.
+    """How many images Square breaks alone, with no more passes than the attack takes steps. Where
+    it took part, the other attacks run again on what was broken.
     """
-    took_part = "square" in getattr(attack, "attacks", ())
-    there = broken & ~misclassified(model(x), y) if took_part else ~broken
-    if not there.any():
+    if "square" in getattr(attack, "attacks", ()) and attack.by_gradient:
+        x, y = _where(broken & ~misclassified(model(x), y), x, y)
+        others = replace(attack, attacks=tuple(a for a in attack.attacks if a != "square"))
+        return int((~misclassified(model(others(f, x, y)), y)).sum()) if len(x) else 0
+    x, y = _where(~broken, x, y)
+    queries = _steps(attack) if len(x) else 0
+    if not queries:
         return 0
-    if took_part:
-        other = replace(attack, attacks=tuple(a for a in attack.attacks if a != "square"))
-    else:
-        steps = getattr(attack, "steps", QUERIES) * getattr(attack, "restarts", 1)
-        how = {"norm": getattr(attack, "norm", "linf"), "queries": min(QUERIES, steps)}
-        other = AutoAttack(eps=attack.eps, attacks=("square",), **how)
-    falls = misclassified(model(other(f, x[there], y[there])), y[there])
-    return int((~falls if took_part else falls).sum())
+    x_adv = square(f, x, y, attack.eps, getattr(attack, "norm", "linf"), queries)
+    return int(misclassified(model(x_adv), y).sum())
+
+
+def _where(chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return x[chosen], y[chosen]
+
+
+def _steps(attack) -> int:
+    """The queries that Square gets: the gradient steps of the attack, none where these could not
+    cross half the ball, since such an attack does not claim to be strong.
+    """
+    if not isinstance(attack, PGD):
+        return QUERIES if getattr(attack, "by_gradient", False) else 0
+    crosses = attack.by_gradient and attack.steps * attack.step >= attack.eps
+    return min(QUERIES, attack.steps * attack.restarts) if crosses else 0

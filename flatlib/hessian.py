@@ -89,7 +89,7 @@ def top_eigenvector(
 def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, **how):
     """SciPy's ``eigsh`` on the product with the Hessian."""
     batch, tol = checks.number("batch", batch), checks.radius("tol", tol)
-    seed = checks.seed(seed)
+    seed = checks.seed("seed", seed)
     model, x, y, _ = inputs.examples(model, x, y, weights=True, climbs=True)
     with mode(model, training=False), torch.enable_grad():
         times, size = product(model, x, y, batch)

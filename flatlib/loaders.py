@@ -1,5 +1,7 @@
 """Loaders of batches in place of images and labels: read once into tensors, in a fixed order."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,8 +44,8 @@ def gathered(batches) -> tuple[Tensor, Tensor]:
     else that can be read again; one pair (x, y) will do too. It is read twice: what shuffles,
     augments at random or can be read only once is refused.
     """
-    if isinstance(batches, (tuple, list)) and len(batches) == 2 and np.ndim(batches[0]) == 4:
-        batches = [batches]
+    if isinstance(batches, (tuple, list)) and len(batches) == 2:
+        batches = [batches] if getattr(batches[0], "ndim", None) == 4 else batches
     if isinstance(batches, Dataset):
         batches = DataLoader(batches, READ_AT_ONCE)
     _in_order(batches)
@@ -70,7 +72,7 @@ def _in_order(batches) -> None:
     kind = type(batches).__name__
     if isinstance(batches, (str, bytes, dict)) or not hasattr(batches, "__iter__"):
         raise ValueError(f"x: images (N, C, H, W) or a loader of (x, y) batches wanted, got {kind}")
-    if iter(batches) is batches:
+    if isinstance(batches, Iterator):
         raise ValueError(f"x: {kind} can be read only once: give the loader itself, or list(it)")
 
 

@@ -51,7 +51,7 @@ class Trades:
     lam: float = 6.0
 
     def __post_init__(self):
-        checks.settle(self, lam=checks.radius("lam", self.lam))
+        checks.settle(self, "lam", checks.radius)
 
     def __call__(self, f, batch) -> Tensor:
         z, z_adv = f(batch.x), f(batch.x_adv)
@@ -69,7 +69,7 @@ class Mart:
     lam: float = 6.0
 
     def __post_init__(self):
-        checks.settle(self, lam=checks.radius("lam", self.lam))
+        checks.settle(self, "lam", checks.radius)
 
     def __call__(self, f, batch) -> Tensor:
         z, z_adv = f(batch.x), f(batch.x_adv)
@@ -97,7 +97,7 @@ class Rotation:
     lam: float = 4.0
 
     def __post_init__(self):
-        checks.settle(self, lam=checks.radius("lam", self.lam))
+        checks.settle(self, "lam", checks.radius)
 
     def __call__(self, f, batch) -> Tensor:
         z = own_task(f(batch.x_adv), batch.y)

@@ -35,7 +35,7 @@ class Ascend:
     xi: float = 0.01
 
     def __post_init__(self):
-        checks.settle(self, xi=checks.radius("xi", self.xi))
+        checks.settle(self, "xi", checks.radius)
 
     def __call__(self, objective, w: Weights) -> Weights:
         if self.xi == 0:
@@ -54,7 +54,7 @@ class SAM:
     rho: float = 0.05
 
     def __post_init__(self):
-        checks.settle(self, rho=checks.radius("rho", self.rho))
+        checks.settle(self, "rho", checks.radius)
 
     def __call__(self, objective, w: Weights) -> Weights:
         if self.rho == 0:
@@ -128,7 +128,7 @@ class EntropySGD:
     noise: float = 1e-4
 
     def __post_init__(self):
-        checks.settle(self, walk=checks.number("walk", self.walk, 0))
+        checks.settle(self, "walk", checks.number, 0)
 
     def build(self, parameters, g: torch.Generator) -> torch.optim.Optimizer:
         return _EntropySGD(parameters, self, g)
@@ -220,7 +220,7 @@ class Clip:
     w_max: float = math.inf
 
     def __post_init__(self):
-        checks.settle(self, w_max=checks.positive("w_max", self.w_max))
+        checks.settle(self, "w_max", checks.positive)
 
     @torch.no_grad()
     def __call__(self, parameters) -> None:
@@ -244,7 +244,7 @@ class EMA:
     every = "step"
 
     def __post_init__(self):
-        checks.settle(self, tau=checks.share("tau", self.tau))
+        checks.settle(self, "tau", checks.share)
 
     def __call__(
         self, average: Weights, w: dict[str, Tensor], count: int, t: float
@@ -263,7 +263,7 @@ class SWA:
     calibrate = True
 
     def __post_init__(self):
-        checks.settle(self, after=checks.share("after", self.after, whole=False))
+        checks.settle(self, "after", checks.share, False)
 
     def __call__(
         self, average: Weights, w: dict[str, Tensor], count: int, t: float

@@ -1,4 +1,4 @@
-"""Named random streams: one generator per purpose, all from one seed; and global ones left alone."""
+"""Named random streams, one generator per purpose, all from one seed; global ones left alone."""
 
 import hashlib
 import random

@@ -131,9 +131,8 @@ def sample(w: Weights, xi: float, g: torch.Generator, per: str = "layer") -> Wei
 
     In high dimension uniform-in-ball is the same; the released code samples on the sphere too.
     """
-    noise = {
-        k: torch.randn(v.shape, generator=g, device=v.device, dtype=v.dtype) for k, v in w.items()
-    }
+    drawn = {"generator": g, "dtype": torch.float32}  # the same nu for a model in float64
+    noise = {k: torch.randn(v.shape, device=v.device, **drawn).to(v.dtype) for k, v in w.items()}
     ratios = torch._foreach_mul(_ratios(detached(w), noise, per), xi)
     return _scaled(noise, ratios)
 
