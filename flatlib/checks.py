@@ -33,7 +33,7 @@ def ball(name: str, value: float, norm: str) -> float:
     eps = radius(name, value)
     if norm == "linf" and eps > 1:
         raise ValueError(
-            f"{name}={value!r}: pixels lie in [0, 1], an L-infinity radius in 0..1, such as {name}=8/255"
+            f"{name}={value!r}: pixels lie in [0, 1], L-infinity radii too, such as {name}=8/255"
         )
     return eps
 

@@ -18,7 +18,7 @@ PASSES, SOME = 16, 8  # of the same images, to see whether outputs are random
 ROUNDING = 1e-5  # of the largest logit
 BLIND = 0.05  # share of images with a zero gradient
 QUERIES = 100  # of Square at most, and never more than the attack took steps
-BEATEN = 0.01  # share of images that another attack breaks
+BEATEN = 0.02  # share of images: Square finds one that a sound attack misses now and then
 _DIFFERENTIATES = {torch.autograd.grad.__code__, torch.autograd.backward.__code__}
 
 
@@ -112,7 +112,7 @@ def beaten(model: nn.Module, x: Tensor, y: Tensor, attack, broken: Tensor, g) ->
             f"random noise breaks {n} examples that the attack does not: take more steps and starts"
         ]
     n = _by_square(model, f, x, y, attack, broken)
-    if n <= BEATEN * len(x):
+    if n <= max(1, BEATEN * len(x)):
         return []
     return [
         f"Square, which sees no gradients, breaks {n} examples that gradients do not: they mislead "
