@@ -62,7 +62,13 @@ def module(model) -> nn.Module:
         return Function(model)
     model = bare(model)
     scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
-    return Function(model) if scripted else model
+    if scripted:
+        return Function(model)
+    try:
+        with mode(model, training=False):
+            return model
+    except NotImplementedError as error:  # an exported program has the mode it was exported in
+        raise ValueError(f"model: cannot be put into eval mode ({error})") from error
 
 
 def exchangeable(model: nn.Module) -> None:
@@ -160,7 +166,12 @@ def _halves(model: nn.Module, x: Tensor, images: bool, weights: bool):
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    exchangeable(model)
+    """A copy with weights of its own, for another precision or outside inference mode."""
+    if isinstance(model, Function):
+        raise ValueError(
+            "model: a function or scripted module of half precision or of inference tensors "
+            "cannot be copied in float32: give the nn.Module that it was made of"
+        )
     try:
         return copy.deepcopy(model)
     except Exception as error:  # whatever copying does to somebody's attributes

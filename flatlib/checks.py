@@ -95,7 +95,7 @@ def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:
     if g is None:
         return torch.Generator(x.device).manual_seed(0)
     device = getattr(g, "device", None)
-    if not isinstance(device, torch.device):
+    if isinstance(g, Tensor) or not isinstance(device, torch.device):
         raise ValueError(f"generator={g!r}: torch.Generator('{x.device}').manual_seed(0), say")
     if device.type != x.device.type or (device.index or 0) != (x.device.index or 0):
         raise ValueError(
@@ -158,10 +158,13 @@ CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "squa
 @torch.no_grad()
 def classes(f, x: Tensor, attacks: tuple[str, ...], targets: int) -> None:
     """Refuse an ensemble that would fail in the midst of its work: more targets than wrong classes,
-    too few classes for a loss.
+    too few classes for a loss; and a function that writes into its images, which would move them.
     """
+    handed = x[:2].clone()
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        found = f(x[:2]).shape[1]
+        found = f(handed).shape[1]
+    if not torch.equal(handed, x[:2]):
+        raise ValueError("model: it writes into its images: lambda x: model(x.clone()) does not")
     for name in attacks:
         least = max(CLASSES[name], targets + 1 if name.endswith("-t") else 2)
         if found < least:

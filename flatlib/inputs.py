@@ -71,9 +71,9 @@ def batch(f, x, y, only: torch.dtype | None = None) -> tuple:
 
 def _pair(x, y) -> tuple[Tensor, object]:
     """Images and labels, from two arguments or from a loader alone."""
-    if loaders.is_loader(x) and y is not None:
+    if y is not None and (loaders.is_loader(x) or callable(y)):
         raise ValueError(
-            f"y={type(y).__name__}: labels come from the loader: leave y out, and name what "
+            f"y={type(y).__name__}: labels of a loader come from it: leave y out, and name what "
             "follows it (attack=...)"
         )
     if y is None and (isinstance(x, Tensor) or hasattr(x, "__array__")):

@@ -20,7 +20,7 @@ def tensor(name: str, value) -> Tensor:
     tensors, whatever NumPy reads. ValueError with ``name`` for anything else.
     """
     if isinstance(value, Tensor):
-        found = value.detach()
+        found = value.detach() if value.layout == torch.strided else value.detach().to_dense()
         return found.clone() if found.is_inference() else found
     try:
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):

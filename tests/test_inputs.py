@@ -72,6 +72,7 @@ SAME = {
     "float16": lambda x, y: (x.half(), y),
     "bfloat16": lambda x, y: (x.bfloat16(), y),
     "gradient": lambda x, y: (x.clone().requires_grad_(), y),
+    "sparse": lambda x, y: (x.to_sparse(), y),
     "backwards": lambda x, y: (x.numpy()[::-1][::-1], y.numpy()[::-1].copy()[::-1]),
     "loader": lambda x, y: (DataLoader(TensorDataset(x, y), 4),),
     "data set": lambda x, y: (TensorDataset(x, y),),
@@ -130,7 +131,8 @@ REFUSED = {
     "dicts": (lambda x, y: ([{"x": x, "y": y}],), "x: a pair.*is a dict"),
     "no batches": (lambda x, y: ([],), "x: the loader has no batches"),
     "sizes": (lambda x, y: ([(x, y), (x[..., :4], y)],), "x: batches of one shape"),
-    "labels twice": (lambda x, y: (DataLoader(TensorDataset(x, y), 4), y), "y=Tensor: .*loader"),
+    "labels twice": (lambda x, y: (DataLoader(TensorDataset(x, y), 4), y), "y=Tensor: labels of a loader"),
+    "attack second": (lambda x, y: ([(x, y)], STEPS), "y=PGD: labels of a loader.*attack="),
     "bad batch": (lambda x, y: ([(x * 2, y)],), r"x: pixels must lie in \[0, 1\]"),
 }  # fmt: skip
 
@@ -529,6 +531,7 @@ def test_a_radius_in_other_units_is_a_slip(tiny, few):
         (lambda *a: robust_errors(*a, attack=SQUARE), "attack=AutoAttack.*: PGD"),
         (lambda *a: evaluate(*a, generator=0), "generator=0: torch.Generator"),
         (lambda *a: worst_flatness(*a, generator=0), "generator=0"),
+        (lambda *a: evaluate(*a, generator=torch.tensor(0)), r"generator=tensor\(0\)"),
         (lambda *a: slices(*a, attack=None, generator=0), "generator=0"),
         (lambda *a: average_flatness(*a, attack=None, clean="no"), "clean='no': True or False"),
         (lambda *a: worst_flatness(*a, clean=1), "clean=1: True or False"),
@@ -585,6 +588,22 @@ def test_attacks_take_what_measures_take(plain, few, attack):
         attack(plain, few.x, few.y[:3])
     with pytest.raises(ValueError, match="^x: images"):
         attack(plain, few.x[0], few.y)
+
+
+def test_autoattack_refuses_a_function_that_would_move_the_images(plain, few):
+    x = few.x.clone()
+    with pytest.raises(ValueError, match=r"^model: it writes into its images: .*x.clone\(\)"):
+        SQUARE(lambda p: plain(p.mul_(0.5)), x, few.y)
+    assert torch.equal(x, few.x)
+
+
+def test_what_cannot_be_copied_or_switched_is_refused(plain, few):
+    half = copy.deepcopy(plain).half()
+    with pytest.raises(ValueError, match="^model: .* cannot be copied in float32"):
+        evaluate(lambda x: half(x), *few)
+    exported = torch.export.export(plain, (few.x,)).module()
+    with pytest.raises(ValueError, match="^model: cannot be put into eval mode"):
+        evaluate(exported, *few)
 
 
 def test_what_a_users_attack_returns_is_looked_at(tiny, few):
