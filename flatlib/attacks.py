@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, inputs
 from .losses import cross_entropy, kl, own_task
 
 STACKED = 2**16  # pixels, all channels: beyond, stacking restarts no longer paid on two CPU cores
@@ -44,20 +44,34 @@ class PGD:
     tau: int | None = None
 
     def __post_init__(self):
-        checks.radius("eps", self.eps), checks.radius("lr", self.step)
-        checks.number("steps", self.steps, 0), checks.number("restarts", self.restarts)
-        if self.tau is not None:
-            checks.number("tau", self.tau, 0)
         for name, choices in CHOICES.items():
             checks.choice(name, getattr(self, name), choices)
+        checks.settle(self, "eps", checks.ball, self.norm)
+        checks.settle(self, "steps", checks.number, 0)
+        checks.settle(self, "restarts", checks.number)
+        if self.lr is not None:
+            checks.settle(self, "lr", checks.radius)
+        if self.tau is not None:
+            checks.settle(self, "tau", checks.number, 0)
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether the attack asks for gradients at all."""
+        return self.steps > 0 and self.eps > 0
 
     @property
     def step(self) -> float:
         return PAPER_STEP * self.eps if self.lr is None else self.lr
 
+    @torch.inference_mode(False)
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W) in [0, 1] and labels (N,) -> adversarial examples (N, C, H, W)."""
-        return reduce(_better, self.starts(f, x, y, g))[0]
+        """(N, C, H, W) in [0, 1] and labels (N,) -> adversarial examples (N, C, H, W).
+
+        Images and labels are tensors or arrays (``inputs.batch``); half precision is attacked in
+        float32 and rounded at the end.
+        """
+        f, x, y, dtype = inputs.batch(f, x, y)
+        return reduce(_better, self.starts(f, x, y, g))[0].to(dtype)
 
     def starts(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None):
         """The kept iterates (N, C, H, W) and their losses (N,), restart by restart.
@@ -89,7 +103,7 @@ class PGD:
                 left = left - (now[1] > kept[1]).float()
             kept = now if self.keep == "last" and self.tau is None else _better(kept, now)
             if t < self.steps:
-                (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value))
+                gradient = _gradient(value, point)
                 point = self.advance(now[0], x, gradient)
         if self.keep == "last" and self.tau is not None:  # examples that never flipped
             kept = _better((now[0], value.detach().where(kept[1] == -math.inf, -math.inf)), kept)
@@ -104,11 +118,11 @@ class PGD:
             point = found[active].requires_grad_()
             with torch.enable_grad():
                 z = f(point)
-                loss = cross_entropy(z, y[active]).sum()
+                loss = cross_entropy(z, y[active])
             holds = z.detach().argmax(1) == y[active]
             if not holds.any():
                 break
-            (gradient,) = torch.autograd.grad(loss, point)
+            gradient = _gradient(loss, point)
             point, gradient, active = point.detach()[holds], gradient[holds], active[holds]
             found[active] = self.advance(point, x[active], gradient)
         return found
@@ -135,10 +149,11 @@ class PGD:
         """The random start delta, inside the eps-ball, not yet in the box."""
         if self.start == "zero":
             return torch.zeros_like(x)
+        how = {"generator": g, "device": x.device, "dtype": torch.float32}
         if self.start == "uniform" and self.norm == "linf":
-            return self.eps * (2 * torch.rand(x.shape, generator=g, device=x.device) - 1)
-        noise = torch.randn(x.shape, generator=g, device=x.device)
-        u = torch.rand(len(x), 1, 1, 1, generator=g, device=x.device)
+            return self.eps * (2 * torch.rand(x.shape, **how) - 1)
+        noise = torch.randn(x.shape, **how)
+        u = torch.rand(len(x), 1, 1, 1, **how)
         if self.start == "uniform":  # uniform in the L2 ball
             u = u ** (1 / x[0].numel())
         return self.eps * u * noise / _length(noise, self.norm)
@@ -173,6 +188,16 @@ def _length(delta: Tensor, norm: str) -> Tensor:
     )
 
 
+def _gradient(loss: Tensor, point: Tensor) -> Tensor:
+    """The gradient of the losses (N,), one for each image of ``point``."""
+    gradient = None
+    if loss.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, point, torch.ones_like(loss), allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"model: no gradient reaches the images. {inputs.BLACK_BOX}")
+    return gradient
+
+
 def _better(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Of two (points, losses) the one of higher loss, example by example; ``a`` on ties."""
     wins = b[1] > a[1]
@@ -197,7 +222,7 @@ class PerTask:
     clean: float = 0.5
 
     def __post_init__(self):
-        checks.share("clean", self.clean)
+        checks.settle(self, "clean", checks.share)
 
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
         chosen = torch.rand(len(x), generator=g, device=x.device) >= self.clean

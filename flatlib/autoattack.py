@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, inputs
 from .attacks import CHOICES
 
 
@@ -31,6 +31,11 @@ class AutoAttack:
     batch: int = 250
 
     @property
+    def by_gradient(self) -> bool:
+        """Whether any of the attacks asks for gradients: Square does not."""
+        return any(name != "square" for name in self.attacks)
+
+    @property
     def steps_per_image(self) -> int:
         """Attack steps an image costs at most, Square's forward passes counted as half a step."""
         n, t = self.iterations, self.iterations * self.targets
@@ -38,14 +43,24 @@ class AutoAttack:
         return sum(cost.get(name, n) for name in self.attacks)
 
     def __post_init__(self):
-        checks.radius("eps", self.eps), checks.choice("norm", self.norm, CHOICES["norm"])
-        for name in ("iterations", "targets", "batch"):
-            checks.number(name, getattr(self, name))
-        if not self.attacks or any(name not in checks.CLASSES for name in self.attacks):
+        checks.choice("norm", self.norm, CHOICES["norm"])
+        checks.settle(self, "eps", checks.ball, self.norm), checks.settle(self, "seed", checks.seed)
+        checks.settle(self, "iterations targets batch", checks.number)
+        several = isinstance(self.attacks, (tuple, list)) and self.attacks
+        if not several or any(name not in checks.CLASSES for name in self.attacks):
             raise ValueError(f"attacks={self.attacks!r}: choose from {tuple(checks.CLASSES)}")
+        object.__setattr__(self, "attacks", tuple(self.attacks))
 
+    @torch.inference_mode(False)
     def __call__(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """(N, C, H, W), labels (N,) -> (N, C, H, W), for more classes than ``targets``."""
+        """(N, C, H, W), labels (N,) -> (N, C, H, W), for more classes than ``targets``.
+
+        The attacks themselves work in float32; other images are rounded to it and back.
+        """
+        f, x, y, dtype = inputs.batch(f, x, y, only=torch.float32)
+        return self._found(f, x, y).to(dtype)
+
+    def _found(self, f, x: Tensor, y: Tensor) -> Tensor:
         from pyautoattack import AutoAttack as Official
 
         checks.classes(f, x, self.attacks, self.targets)
@@ -65,3 +80,17 @@ class AutoAttack:
         finally:
             sys.settrace(trace)
         return x_adv.detach()
+
+
+def square(f, x: Tensor, y: Tensor, eps: float, norm: str, queries: int, seed: int = 0) -> Tensor:
+    """Square alone with a few ``queries`` per image, without gradients: the images (N, C, H, W) it
+    broke, the others clean. torch's global random numbers are given back as they were.
+    """
+    from pyautoattack.square import SquareAttack
+
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        attack = SquareAttack(
+            lambda p: f(p.to(x.dtype)).float(), norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps,
+            n_queries=queries, seed=seed, device=x.device, resc_schedule=False,
+        )  # fmt: skip
+        return attack.perturb(x.float(), y).to(x.dtype)

@@ -1,54 +1,106 @@
-"""What is refused before any work begins, with the parameter, its value and what would do."""
+"""What is refused before any work begins, with the parameter, its value and what would do.
+
+Numbers may be Python's, NumPy's or tensors without dimensions; what is given back is Python's own.
+The images, labels and models are looked at in ``inputs``.
+"""
 
 import math
+from collections.abc import Hashable
+from numbers import Integral, Real
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .weights import mode
+LARGEST = 2**32 - 1  # seeds, as NumPy takes them
+
+
+def plain(value):
+    """A number of NumPy's or a tensor's as Python's own; all else as it is."""
+    alone = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return value.item() if alone else value
 
 
 def radius(name: str, value: float) -> float:
     """``value`` if it is a finite number of at least 0."""
-    if not _real(value) or not math.isfinite(value) or value < 0:
+    number = plain(value)
+    if not _real(number) or not math.isfinite(number) or number < 0:
         raise ValueError(f"{name}={value!r}: a finite number, at least 0")
-    return value
+    return number
+
+
+def ball(name: str, value: float, norm: str) -> float:
+    """The radius of an attack on pixels in [0, 1]: in L-infinity 1 reaches all images."""
+    eps = radius(name, value)
+    if norm == "linf" and eps > 1:
+        raise ValueError(
+            f"{name}={value!r}: pixels lie in [0, 1], L-infinity radii too, such as {name}=8/255"
+        )
+    return eps
 
 
 def positive(name: str, value: float) -> float:
     """``value`` if it is a number above 0, perhaps infinite."""
-    if not _real(value) or not value > 0:
+    number = plain(value)
+    if not _real(number) or not number > 0:
         raise ValueError(f"{name}={value!r}: a number above 0")
-    return value
+    return number
 
 
 def share(name: str, value: float, whole: bool = True) -> float:
     """``value`` if it is a number from 0 to 1, 1 itself only where it may be ``whole``."""
-    if not _real(value) or not 0 <= value <= 1 or (value == 1 and not whole):
+    number = plain(value)
+    if not _real(number) or not 0 <= number <= 1 or (number == 1 and not whole):
         raise ValueError(f"{name}={value!r}: a number in [0, 1{']' if whole else ')'}")
-    return value
+    return number
 
 
 def _real(value) -> bool:
-    return isinstance(value, (int, float))
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def number(name: str, value: int, least: int = 1) -> int:
+    """``value`` if it is a whole number of at least ``least``."""
+    whole = plain(value)
+    if isinstance(whole, bool) or not isinstance(whole, Integral) or whole < least:
+        raise ValueError(f"{name}={value!r}: a whole number, at least {least}")
+    return int(whole)
+
+
+def seed(name: str, value: int) -> int:
+    """``value`` if it is a seed that torch and NumPy take."""
+    whole = number(name, value, 0)
+    if whole > LARGEST:
+        raise ValueError(f"{name}={value!r}: a whole number in 0..{LARGEST}")
+    return whole
+
+
+def flag(name: str, value: bool) -> bool:
+    """``value`` if it is True or False."""
+    truth = plain(value)
+    if not isinstance(truth, bool):
+        raise ValueError(f"{name}={value!r}: True or False")
+    return truth
+
+
+def settle(record, names: str, check, *how) -> None:
+    """Replace fields of a frozen dataclass by ``check(name, value, *how)``: keys of runs are made
+    of what stands there, so numbers must be Python's own.
+    """
+    settings(record, {name: lambda n, value: check(n, value, *how) for name in names.split()})
 
 
 def generator(g: torch.Generator | None, x: Tensor) -> torch.Generator:
     """``g``, or a new generator with seed 0; it must live where the images do."""
     if g is None:
         return torch.Generator(x.device).manual_seed(0)
-    if g.device.type != x.device.type:
+    device = getattr(g, "device", None)
+    if isinstance(g, Tensor) or not isinstance(device, torch.device):
+        raise ValueError(f"generator={g!r}: torch.Generator('{x.device}').manual_seed(0), say")
+    if device.type != x.device.type or (device.index or 0) != (x.device.index or 0):
         raise ValueError(
-            f"generator on {g.device}, images on {x.device}: make it torch.Generator('{x.device}')"
+            f"generator on {device}, images on {x.device}: make it torch.Generator('{x.device}')"
         )
     return g
-
-
-def number(name: str, value: int, least: int = 1) -> int:
-    """``value`` if it is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: a whole number, at least {least}")
-    return value
 
 
 def choice(name: str, value, choices) -> None:
@@ -57,35 +109,20 @@ def choice(name: str, value, choices) -> None:
         raise ValueError(f"{name}={value!r}: choose one of {sorted(choices)}")
 
 
-@torch.no_grad()
-def examples(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Images (N, C, H, W) float in [0, 1], labels (N,) integer in range, logits (N, K) on the same
-    device.
-    """
-    if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
+def attack(value, name: str = "attack"):
+    """``value`` if it can be called as an attack, or None."""
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        given = "" if value is ... else f"={value!r}"
         raise ValueError(
-            f"x: images (N, C, H, W) of a float type wanted, got {tuple(x.shape)} {x.dtype}"
+            f"{name}{given}: PGD(...), AutoAttack(...), a function (f, x, y, g) -> x_adv, "
+            f"or None for clean images wanted"
         )
-    if not bool(((x >= 0) & (x <= 1)).all()):
-        raise ValueError(
-            f"x: pixels must lie in [0, 1], found {x.min():.4g} to {x.max():.4g} "
-            f"(NaN counts as outside)"
-        )
-    if y.shape != x.shape[:1] or y.is_floating_point() or y.dtype == torch.bool:
-        raise ValueError(
-            f"y: integer labels of shape ({len(x)},) wanted, got {tuple(y.shape)} {y.dtype}"
-        )
-    with mode(model, training=False):
-        z = model(x[:2])
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x[:2]) or z.shape[1] < 2:
-        shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(
-            f"model: logits of shape (N, K) with K >= 2 wanted, got {shape} for N = {len(x[:2])}"
-        )
-    if int(y.min()) < 0 or int(y.max()) >= z.shape[1]:
-        raise ValueError(
-            f"y: labels must lie in 0..{z.shape[1] - 1}, found {int(y.min())} to {int(y.max())}"
-        )
+    return value
+
+
+def by_gradient(attack) -> bool:
+    """Whether ``attack`` is known to follow gradients (parts that carry one out: as theirs)."""
+    return bool(getattr(getattr(attack, "attack", attack), "by_gradient", False))
 
 
 def perturbable(w: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,8 +135,9 @@ def perturbable(w: dict[str, Tensor]) -> dict[str, Tensor]:
     return w
 
 
-def losses(name: str, value: Tensor, x: Tensor) -> None:
-    """One finite loss for every image, where the images are."""
+def losses(name: str, value, x: Tensor) -> Tensor:
+    """``value`` as a tensor: one finite loss for every image, where the images are."""
+    value = value if isinstance(value, Tensor) else torch.as_tensor(value)
     if value.shape != x.shape[:1] or not value.is_floating_point():
         raise ValueError(
             f"{name}: one loss per example wanted, ({len(x)},) of a float type, "
@@ -109,6 +147,7 @@ def losses(name: str, value: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name} on {value.device}, images on {x.device}: move it there")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name}: {int((~torch.isfinite(value)).sum())} values are not finite")
+    return value
 
 
 # The classes that each attack of AutoAttack compares at least (three and four in the DLR loss).
@@ -118,10 +157,13 @@ CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab": 2, "fab-t": 2, "squa
 @torch.no_grad()
 def classes(f, x: Tensor, attacks: tuple[str, ...], targets: int) -> None:
     """Refuse an ensemble that would fail in the midst of its work: more targets than wrong classes,
-    too few classes for a loss.
+    too few classes for a loss; and a function that writes into its images, which would move them.
     """
+    handed = x[:2].clone()
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        found = f(x[:2]).shape[1]
+        found = f(handed).shape[1]
+    if not torch.equal(handed, x[:2]):
+        raise ValueError("model: it writes into its images: lambda x: model(x.clone()) does not")
     for name in attacks:
         least = max(CLASSES[name], targets + 1 if name.endswith("-t") else 2)
         if found < least:
@@ -136,6 +178,9 @@ def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
     x.
     """
     name = type(attack).__name__
+    if not isinstance(x_adv, Tensor) or (x_adv.dtype, x_adv.device) != (x.dtype, x.device):
+        how = (x_adv.dtype, x_adv.device) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ValueError(f"{name} returned {how}, images are {x.dtype} on {x.device}")
     if x_adv.shape != x.shape or not bool(torch.isfinite(x_adv).all()):
         raise ValueError(
             f"{name} returned {tuple(x_adv.shape)} for {tuple(x.shape)}, "
@@ -163,9 +208,10 @@ def settings(record, rules: dict) -> None:
 
 def amount(name: str, value: float) -> float:
     """``value`` if it is a finite number above 0."""
-    if not _real(value) or not math.isfinite(value) or value <= 0:
+    number = plain(value)
+    if not _real(number) or not math.isfinite(number) or number <= 0:
         raise ValueError(f"{name}={value!r}: a finite number above 0")
-    return value
+    return number
 
 
 def below_one(name: str, value: float) -> float:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, inputs
 from .attacks import PGD, one_start
-from .kernels import exact, freeze, why_plain
-from .losses import cross_entropy
+from .doubts import doubtful
+from .kernels import PRECISIONS, exact, freeze, unaccelerated
+from .losses import cross_entropy, misclassified
 from .weights import mode
 
 
@@ -26,7 +27,7 @@ class Report:
     robust_wrong: Tensor  # (N,) bool, misclassified clean or attacked
     doubts: tuple[str, ...] = field(default=())
     attacked: bool = True  # without an attack the robust values are the clean ones
-    note: str = ""  # why the attack ran on the model as it is, not on its fast form
+    notes: tuple[str, ...] = ()  # how it was measured, where not simply in float32 and fast
 
     @property
     def Err(self) -> float:
@@ -61,52 +62,62 @@ class Report:
         text = "  ".join(
             f"{name} {getattr(self, name):{'.1%' if 'Err' in name else '.3f'}}" for name in names
         )
-        notes = [f"unaccelerated: {self.note}"] if self.note else []
-        doubts = [f"doubt: {doubt}" for doubt in self.doubts]
-        return "\n".join([f"{text}  (n = {len(self.loss)})", *notes, *doubts])
+        said = [*(f"doubt: {d}" for d in self.doubts), *(f"note: {n}" for n in self.notes)]
+        return "\n".join([f"{text}  (n = {len(self.loss)})", *said])
 
 
+@torch.inference_mode(False)
 def evaluate(
-    model: nn.Module, x: Tensor, y: Tensor, attack=None, generator: torch.Generator | None = None,
+    model: nn.Module, x, y=None, attack=None, generator: torch.Generator | None = None,
     batch: int = 128, doubts: bool = True, precision: str = "float32",
 ) -> Report:  # fmt: skip
     """Measure ``model`` in eval mode on images x (N, C, H, W) in [0, 1] and labels y (N,).
 
-    ``attack`` is any ``(f, x, y, g) -> x_adv`` or None (then RLoss = Loss). Its result is checked
-    against eps and [0, 1] and scored anew. ``doubts`` adds what speaks against trusting the attack
-    (see ``doubtful``). ``precision`` ("float32", "bf16") is that of the attack's gradient steps;
-    what is reported is computed in float32 by the model itself, on a GPU without TF32, which the
-    attack's steps use where the user allows it.
+    A loader of (x, y) batches may stand in place of both: ``evaluate(model, loader,
+    attack=attack)``; ``inputs.examples`` says what else is taken. ``attack`` is any ``(f, x, y, g)
+    -> x_adv`` or None (then RLoss = Loss). Its result is checked against eps and [0, 1] and scored
+    anew. ``doubts`` adds what speaks against trusting it (see ``doubts.doubtful``). ``precision``
+    ("float32", "bf16") is that of the attack's gradient steps; what is reported is computed in
+    float32 by the model itself, on a GPU without TF32, which the attack's steps use where the user
+    allows it; where it is not so (a float64 model), a note says it. Logits that are not finite
+    count as wrong.
     """
-    checks.number("batch", batch)
-    checks.examples(model, x, y)
+    batch, doubts = checks.number("batch", batch), checks.flag("doubts", doubts)
+    checks.choice("precision", precision, PRECISIONS)
+    attack = checks.attack(attack)
+    model, x, y, notes = inputs.examples(model, x, y, attack=attack)
     g = checks.generator(generator, x)
     with mode(model, training=False):
         parts = [
             _report(model, xb, yb, attack, g, precision)
             for xb, yb in zip(x.split(batch), y.split(batch))
         ]
-        columns = (torch.cat(column) for column in zip(*parts))
-        note = "" if attack is None else why_plain(model) or ""
-        report = Report(*columns, attacked=attack is not None, note=note)
-        if attack is not None and doubts:
-            report = replace(
-                report, doubts=doubtful(model, x[:batch], y[:batch], attack, report, g)
-            )
+        columns = [torch.cat(column) for column in zip(*parts)]
+        notes += _infinite(columns[2]) + (() if attack is None else unaccelerated(model))
+        report = Report(*columns, attacked=attack is not None, notes=notes)
+        if doubts:
+            found = doubtful(model, x[:batch], y[:batch], attack, report.robust_wrong[:batch], g)
+            report = replace(report, doubts=found)
     return report
+
+
+def _infinite(robust_loss: Tensor) -> tuple[str, ...]:
+    """What is said of images whose logits left the finite."""
+    n = int((~robust_loss.isfinite()).sum())
+    return (f"the loss of {n} images is not finite: they count as wrong",) if n else ()
 
 
 @torch.no_grad()
 def _report(model, x, y, attack, g, precision="float32") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four per-example columns of a report for one batch."""
     z = _logits(model, x)
-    loss, wrong = cross_entropy(z, y), z.argmax(1) != y
+    loss, wrong = cross_entropy(z, y), misclassified(z, y)
     robust_loss, robust_wrong = loss if attack is None else torch.full_like(loss, -torch.inf), wrong
     for x_adv in _attacked(attack, freeze(model, precision=precision), x, y, g):
         checks.attacked(x, x_adv, attack)
         z_adv = _logits(model, x_adv)
         robust_loss = torch.maximum(robust_loss, cross_entropy(z_adv, y))
-        robust_wrong = robust_wrong | (z_adv.argmax(1) != y)
+        robust_wrong = robust_wrong | misclassified(z_adv, y)
     return loss, wrong, robust_loss, robust_wrong
 
 
@@ -129,9 +140,10 @@ def _attacked(attack, f, x, y, g):
     yield from found
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def robust_errors(
-    model: nn.Module, x: Tensor, y: Tensor, attack: PGD,
+    model: nn.Module, x, y=None, attack: PGD = PGD(),
     generator: torch.Generator | None = None, batch: int = 256,
 ) -> Tensor:  # fmt: skip
     """(N,) bool: misclassified clean or at any iterate of any start. The mean is RErr.
@@ -139,12 +151,14 @@ def robust_errors(
     Cheaper than ``evaluate``, and at least as high: broken examples are not attacked further. What
     counts is the prediction of the model itself, in float32 and eval mode, on a GPU without TF32.
     """
-    checks.number("batch", batch)
-    checks.examples(model, x, y)
+    batch = checks.number("batch", batch)
+    if not isinstance(attack, PGD):
+        raise ValueError(f"attack={attack!r}: PGD(...) wanted, whose iterates are looked at")
+    model, x, y, _ = inputs.examples(model, x, y, attack=attack)
     g = checks.generator(generator, x)
     with mode(model, training=False):
         batches = zip(x.split(batch), y.split(batch))
-        wrong = torch.cat([_logits(model, xb).argmax(1) != yb for xb, yb in batches])
+        wrong = torch.cat([misclassified(_logits(model, xb), yb) for xb, yb in batches])
         f = freeze(model)
         for _ in range(attack.restarts):
             for todo in (~wrong).nonzero().flatten().split(batch):
@@ -153,33 +167,5 @@ def robust_errors(
                 with torch.enable_grad():
                     x_adv = attack.breaking(f, x[todo], y[todo], g)
                 checks.attacked(x[todo], x_adv, attack)
-                wrong[todo] = _logits(model, x_adv).argmax(1) != y[todo]
+                wrong[todo] = misclassified(_logits(model, x_adv), y[todo])
     return wrong
-
-
-def doubtful(model, x, y, attack, report: Report, g) -> tuple[str, ...]:
-    """Reasons not to trust an attack, from one batch: random outputs, vanishing gradients, a weaker
-    attack that breaks what it could not (after Croce & Hein 2020).
-    """
-    found = []
-    with torch.no_grad():
-        z = model(x)
-        if not torch.equal(z, model(x)):
-            found.append("the model's outputs are random: average gradients over them (EOT)")
-    point = x.clone().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(cross_entropy(freeze(model)(point), y).sum(), point)
-    flat = (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
-    if flat > 0.05:
-        found.append(
-            f"{flat:.0%} of the examples have a zero gradient: gradient attacks are blind there"
-        )
-    eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", "linf")
-    if eps:
-        noise = PGD(eps=eps, steps=0, start="uniform", norm=norm, restarts=10)
-        broken = _report(model, x, y, noise, g)[3] & ~report.robust_wrong[: len(x)]
-        if broken.any():
-            found.append(
-                f"random noise breaks {int(broken.sum())} examples that the attack does not"
-            )
-    return tuple(found)

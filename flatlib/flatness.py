@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, inputs
 from .attacks import PGD
-from .kernels import exact, fast, freeze, laid_out, why_plain
+from .kernels import PRECISIONS, exact, fast, freeze, laid_out, unaccelerated
 from .losses import cross_entropy
 from .progress import bar
 from .weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
@@ -31,11 +31,12 @@ class Flatness:
     std: float
     reference: float
     per_example: Tensor  # (N,)
-    note: str = ""  # why it ran on the model as it is, not on its fast form
+    notes: tuple[str, ...] = ()  # how it was measured, where not simply in float32 and fast
 
 
+@torch.inference_mode(False)
 def average_flatness(
-    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, xi: float = 0.5, n: int = 10,
+    model: nn.Module, x, y=None, attack: PGD | None = ..., xi: float = 0.5, n: int = 10,
     generator: torch.Generator | None = None, *, clean: bool = False, scope: str = "batch",
     reference: Tensor | None = None, batch: int = 128, progress: bool = False,
     precision: str = "float32",
@@ -48,13 +49,16 @@ def average_flatness(
     by default that of the attack with 10 restarts, or its own if it has more. Under nu the attack
     runs with its own restarts, as in the paper one by default: values can be slightly negative.
     ``clean=True`` or ``attack=None`` measures the clean loss. ``precision`` ("float32", "bf16") is
-    that of the attack's gradient steps, never of a loss that is reported.
+    that of the attack's gradient steps, never of a loss that is reported. Images (N, C, H, W) in
+    [0, 1] and labels (N,), or a loader of such batches as ``x`` alone (see ``inputs.examples``).
     """
-    attack = None if clean else attack
-    checks.radius("xi", xi)
+    attack = None if checks.flag("clean", clean) else checks.attack(attack)
+    xi = checks.radius("xi", xi)
+    model, x, y, notes = inputs.examples(model, x, y, attack=attack, weights=True)
     search = _Search(
         model=model, x=x, y=y, attack=attack, draws=checks.number("n", n), scope=scope, batch=batch,
         generator=generator, reference=reference, progress=progress, precision=precision,
+        notes=notes,
     )  # fmt: skip
 
     def losses(group: list[slice], g: torch.Generator) -> tuple[Tensor, None]:
@@ -65,8 +69,9 @@ def average_flatness(
     return search.flatness(losses, worst=False)
 
 
+@torch.inference_mode(False)
 def worst_flatness(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, xi: float = 0.003,
+    model: nn.Module, x, y=None, eps: float = 8 / 255, xi: float = 0.003,
     steps: int = 20, restarts: int = 10, generator: torch.Generator | None = None, *,
     protocol: str = "matched", lr: float | None = None, lr_w: float = 0.001, clean: bool = False,
     scope: str = "batch", reference: Tensor | None = None, batch: int = 128,
@@ -87,16 +92,18 @@ def worst_flatness(
     is below 0 at xi = 0. With ``clean=True``, where delta = 0, both are the same. ``precision`` as
     in ``average_flatness``, here of the joint steps.
     """
-    checks.radius("xi", xi), checks.radius("lr_w", lr_w), checks.number("steps", steps)
+    xi, lr_w = checks.radius("xi", xi), checks.radius("lr_w", lr_w)
+    steps, number = checks.number("steps", steps), checks.number("restarts", restarts)
     checks.choice("protocol", protocol, PROTOCOLS)
-    attack = None if clean else PGD(eps=eps, steps=steps, lr=lr)
+    attack = None if checks.flag("clean", clean) else PGD(eps=eps, steps=steps, lr=lr)
     matched = protocol == "matched" and not clean
     if matched and reference is not None:
         raise ValueError("reference: protocol='matched' searches its own; 'paper' would take it")
-    number = checks.number("restarts", restarts)
+    model, x, y, notes = inputs.examples(model, x, y, attack=attack, weights=True, climbs=True)
     search = _Search(
         model=model, x=x, y=y, attack=attack, draws=number, scope=scope, batch=batch,
         generator=generator, reference=reference, progress=progress, precision=precision,
+        notes=notes,
     )  # fmt: skip
 
     def losses(group: list[slice], g: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -123,15 +130,16 @@ class _Search:
     reference: Tensor | None
     progress: bool
     precision: str
+    notes: tuple[str, ...]
 
     def __post_init__(self):
         checks.choice("scope", self.scope, SCOPES)
-        checks.number("batch", self.batch)
-        checks.examples(self.model, self.x, self.y)
+        checks.choice("precision", self.precision, PRECISIONS)
+        self.batch = checks.number("batch", self.batch)
         self.generator = checks.generator(self.generator, self.x)
         self.w = checks.perturbable(detached(layers(self.model)))
         if self.reference is not None:
-            checks.losses("reference", self.reference, self.x)
+            self.reference = checks.losses("reference", self.reference, self.x)
 
     def groups(self) -> list[list[slice]]:
         starts = range(0, len(self.x), self.batch)
@@ -152,11 +160,11 @@ class _Search:
                 moved[k, span], unmoved = losses(group, self.generator)
                 if matched:
                     still[k, span] = unmoved
-            note = why_plain(self.model) or ""
+            notes = self.notes + unaccelerated(self.model)
         if matched:
             reference = self._reduced(still, worst)
         rise, std = self._reduced(moved, worst) - reference, moved.mean(1).std(unbiased=False)
-        return Flatness(rise.mean().item(), std.item(), reference.mean().item(), rise, note)
+        return Flatness(rise.mean().item(), std.item(), reference.mean().item(), rise, notes)
 
     def _reduced(self, table: Tensor, worst: bool) -> Tensor:
         """(draws, N) -> (N,): the mean over draws, or in every group the draw of highest mean."""

@@ -6,7 +6,7 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, inputs
 from .bilinear import (
     TwiceDifferentiable, attention_written_out, named_if_missing, refuse_broken,
 )  # fmt: skip
@@ -65,10 +65,11 @@ def _matrices(model: nn.Module) -> Weights:
     return {k: v.requires_grad_() for k, v in laid_out(model, w).items()}
 
 
+@torch.inference_mode(False)
 def eigenvalues(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x,
+    y=None,
     k: int = 4,
     batch: int = 128,
     tol: float = 1e-2,
@@ -81,30 +82,30 @@ def eigenvalues(
     in eval mode; weight tensors of two or more dimensions. ``tol`` is relative. The released code
     sums the gradients of four batches: its values are four times these.
     """
-    checks.number("k", k)
+    k = checks.number("k", k)
     ends = "BE" if k > 1 else "LA"
     values = _lanczos(model, x, y, k, ends, batch, tol, seed, return_eigenvectors=False)
     return torch.tensor(np.sort(values), dtype=torch.float64)
 
 
+@torch.inference_mode(False)
 def top_eigenvector(
-    model: nn.Module, x: Tensor, y: Tensor, batch: int = 128, tol: float = 1e-2, seed: int = 0
+    model: nn.Module, x, y=None, batch: int = 128, tol: float = 1e-2, seed: int = 0
 ) -> Weights:
     """The eigenvector of the largest eigenvalue, of length 1, as a direction in weight space: a
     tensor for every layer with two or more dimensions.
     """
     _, vectors = _lanczos(model, x, y, 1, "LA", batch, tol, seed, return_eigenvectors=True)
     w = layers(model, biases=False)
-    parts = torch.as_tensor(vectors[:, 0].copy(), dtype=x.dtype, device=x.device).split(
-        [t.numel() for t in w.values()]
-    )
-    return {k: part.view_as(t) for part, (k, t) in zip(parts, w.items())}
+    parts = torch.as_tensor(vectors[:, 0].copy()).split([t.numel() for t in w.values()])
+    return {k: part.view_as(t).to(t) for part, (k, t) in zip(parts, w.items())}
 
 
 def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, **how):
     """SciPy's ``eigsh`` on the product with the Hessian."""
-    checks.number("batch", batch), checks.radius("tol", tol)
-    checks.examples(model, x, y)
+    batch, tol = checks.number("batch", batch), checks.radius("tol", tol)
+    seed = checks.seed("seed", seed)
+    model, x, y, _ = inputs.examples(model, x, y, weights=True, climbs=True)
     with mode(model, training=False), torch.enable_grad():
         times, size = product(model, x, y, batch)
         if k >= size:

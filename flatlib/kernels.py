@@ -167,3 +167,9 @@ def _autocast(f, dtype: torch.dtype | None):
 def _dtype(precision: str) -> torch.dtype | None:
     checks.choice("precision", precision, PRECISIONS)
     return PRECISIONS[precision]
+
+
+def unaccelerated(model: nn.Module) -> tuple[str, ...]:
+    """A note for a report if ``model`` ran as it is, without its fast form."""
+    why = why_plain(model)
+    return () if why is None else (f"unaccelerated: {why}",)

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, inputs
 from .attacks import PGD, one_start
 from .flatness import robust_loss
 from .hessian import top_eigenvector
@@ -31,8 +31,9 @@ from .weights import (
 KINDS = {"random": 0.5, "adversarial": 0.025, "hessian": 0.5}
 
 
+@torch.inference_mode(False)
 def slices(
-    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, kind: str = "random", n: int = 10,
+    model: nn.Module, x, y=None, attack: PGD | None = ..., kind: str = "random", n: int = 10,
     points: int = 51, length: float | None = None, per: str = "layer",
     generator: torch.Generator | None = None, progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
@@ -48,9 +49,9 @@ def slices(
     PGD-10.
     """
     checks.choice("kind", kind, KINDS), checks.choice("per", per, UNITS)
-    checks.number("points", points, 2), checks.number("n", n)
-    checks.examples(model, x, y)
+    points, n = checks.number("points", points, 2), checks.number("n", n)
     length = checks.radius("length", KINDS[kind] if length is None else length)
+    model, x, y = _ready(model, x, y, attack, (kind,))
     g = checks.generator(generator, x)
     w = checks.perturbable(detached(layers(model)))
     rows = []
@@ -64,8 +65,9 @@ def slices(
     return pd.DataFrame(rows, columns=["direction", "s", "rloss"])
 
 
+@torch.inference_mode(False)
 def plane(
-    model: nn.Module, x: Tensor, y: Tensor, attack: PGD | None, kinds=("random", "random"),
+    model: nn.Module, x, y=None, attack: PGD | None = ..., kinds=("random", "random"),
     points: int = 11, length: float | None = None, per: str = "layer",
     generator: torch.Generator | None = None, progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
@@ -79,10 +81,11 @@ def plane(
     for kind in kinds:
         checks.choice("kind", kind, KINDS)
     checks.choice("per", per, UNITS)
-    checks.number("points", points, 2), checks.examples(model, x, y)
+    points = checks.number("points", points, 2)
+    lengths = [checks.radius("length", KINDS[k] if length is None else length) for k in kinds]
+    model, x, y = _ready(model, x, y, attack, kinds)
     g = checks.generator(generator, x)
     w = checks.perturbable(detached(layers(model)))
-    lengths = [checks.radius("length", KINDS[k] if length is None else length) for k in kinds]
     grid, rows = torch.linspace(-1, 1, points).tolist(), []
     with mode(model, training=False):
         nu, mu = (direction(_raw(k, model, w, x, y, attack, g, per), w, per) for k in kinds)
@@ -92,6 +95,14 @@ def plane(
                 loss = robust_loss(model, add(moved, mu, t * lengths[1]), x, y, attack, g)
                 rows.append((s, t, loss.mean().item()))
     return pd.DataFrame(rows, columns=["s", "t", "rloss"])
+
+
+def _ready(model, x, y, attack, kinds) -> tuple[nn.Module, Tensor, Tensor]:
+    """What is measured, with the gradients that these kinds of direction want."""
+    climbs = any(kind != "random" for kind in kinds)
+    return inputs.examples(
+        model, x, y, attack=checks.attack(attack), weights=True, climbs=climbs
+    )[:3]
 
 
 def _raw(kind: str, model, w: Weights, x: Tensor, y: Tensor, attack, g, per: str) -> Weights:

@@ -21,6 +21,13 @@ def cross_entropy(z: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(z, target, reduction="none")
 
 
+def misclassified(z: Tensor, y: Tensor) -> Tensor:
+    """(N,) bool: the largest logit is not that of the class y, or logits are not finite (``argmax``
+    would take a NaN for the largest). A class may be ruled out by -inf.
+    """
+    return (z.argmax(1) != y) | ~z.logsumexp(1).isfinite()
+
+
 def kl(z: Tensor, z_other: Tensor) -> Tensor:
     """KL(softmax(z) || softmax(z_other)) in nats, (N,), from logits (N, K)."""
     log_p, log_q = z.log_softmax(1), z_other.log_softmax(1)
@@ -44,7 +51,7 @@ class Trades:
     lam: float = 6.0
 
     def __post_init__(self):
-        checks.radius("lam", self.lam)
+        checks.settle(self, "lam", checks.radius)
 
     def __call__(self, f, batch) -> Tensor:
         z, z_adv = f(batch.x), f(batch.x_adv)
@@ -62,7 +69,7 @@ class Mart:
     lam: float = 6.0
 
     def __post_init__(self):
-        checks.radius("lam", self.lam)
+        checks.settle(self, "lam", checks.radius)
 
     def __call__(self, f, batch) -> Tensor:
         z, z_adv = f(batch.x), f(batch.x_adv)
@@ -90,7 +97,7 @@ class Rotation:
     lam: float = 4.0
 
     def __post_init__(self):
-        checks.radius("lam", self.lam)
+        checks.settle(self, "lam", checks.radius)
 
     def __call__(self, f, batch) -> Tensor:
         z = own_task(f(batch.x_adv), batch.y)

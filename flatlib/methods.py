@@ -48,7 +48,7 @@ class Smooth:
     tau: float = 0.3
 
     def __post_init__(self):
-        checks.share("tau", self.tau)
+        checks.settle(self, "tau", checks.share)
 
     def __call__(self, y: Tensor, classes: int, g: torch.Generator) -> Tensor:
         return (1 - self.tau) * F.one_hot(y, classes).float() + self.tau / classes
@@ -63,7 +63,7 @@ class Noise:
     tau: float = 0.3
 
     def __post_init__(self):
-        checks.share("tau", self.tau)
+        checks.settle(self, "tau", checks.share)
 
     def __call__(self, y: Tensor, classes: int, g: torch.Generator) -> Tensor:
         flips = torch.rand(y.shape, generator=g, device=y.device) < self.tau

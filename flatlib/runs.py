@@ -58,7 +58,7 @@ def _several(seeds) -> list:
     list on, "[0, 1]".
     """
     try:
-        given = json.loads(seeds) if isinstance(seeds, str) else seeds
+        given = json.loads(seeds) if isinstance(seeds, str) else checks.plain(seeds)
         return [given] if isinstance(given, Integral) else list(given)
     except (TypeError, ValueError):
         raise ValueError(f"seeds={seeds!r}: whole numbers, such as 0 or [0, 1]") from None

@@ -36,7 +36,7 @@ class AWP:
     xi: float = 0.01
 
     def __post_init__(self):
-        checks.radius("xi", self.xi)
+        checks.settle(self, "xi", checks.radius)
 
     def __call__(self, objective, w: Weights) -> Weights:
         if self.xi == 0:
@@ -55,7 +55,7 @@ class SAM:
     rho: float = 0.05
 
     def __post_init__(self):
-        checks.radius("rho", self.rho)
+        checks.settle(self, "rho", checks.radius)
 
     def __call__(self, objective, w: Weights) -> Weights:
         if self.rho == 0:
@@ -136,7 +136,7 @@ class EntropySGD:
     noise: float = 1e-4
 
     def __post_init__(self):
-        checks.number("walk", self.walk, 0)
+        checks.settle(self, "walk", checks.number, 0)
         rules = dict.fromkeys(("lr", "decay", "gamma", "noise"), checks.radius)
         rules |= {"momentum": checks.below_one, "inner": checks.amount, "keep": checks.share}
         checks.settings(self, rules)
@@ -237,7 +237,7 @@ class Clip:
     w_max: float = math.inf
 
     def __post_init__(self):
-        checks.positive("w_max", self.w_max)
+        checks.settle(self, "w_max", checks.positive)
 
     @torch.no_grad()
     def __call__(self, parameters) -> None:
@@ -261,7 +261,7 @@ class EMA:
     every = "step"
 
     def __post_init__(self):
-        checks.share("tau", self.tau)
+        checks.settle(self, "tau", checks.share)
 
     def __call__(
         self, average: Weights, w: dict[str, Tensor], count: int, t: float
@@ -280,7 +280,7 @@ class SWA:
     calibrate = True
 
     def __post_init__(self):
-        checks.share("after", self.after, whole=False)
+        checks.settle(self, "after", checks.share, False)
 
     def __call__(
         self, average: Weights, w: dict[str, Tensor], count: int, t: float

@@ -1,7 +1,10 @@
-"""Named random streams: one generator per purpose, all from one seed."""
+"""Named random streams, one generator per purpose, all from one seed; global ones left alone."""
 
 import hashlib
+import random
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,3 +33,17 @@ class Streams(dict):
                     f"{self[name].device}: go on where it was begun"
                 )
             self[name].set_state(value.cpu())
+
+
+@contextmanager
+def undisturbed(device="cpu"):
+    """Give the global random states of torch, NumPy and Python back as they were before the block:
+    a model or a loader that is only looked at may draw from them.
+    """
+    device = torch.device(device)
+    numpy, python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy), random.setstate(python)

@@ -17,6 +17,7 @@ from .traces import unchanged
 Weights = dict[str, Tensor]
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_RUNNERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 UNITS = ("layer", "filter")  # what is normalised as one
 _TINY = 1e-12  # keeps 0/0 out of directions: conv biases before batch norm start at exactly zero
 
@@ -30,6 +31,7 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
     the whole model, be it in an auxiliary branch. For the paper's ResNet-18: 26 tensors, 11 165 322
     scalars; 21 without biases.
     """
+    model = bare(model)
     found, first = {}, {id(parameter): name for name, parameter in model.named_parameters()}
     for _, module in branches(model):
         if isinstance(module, _NORMS):
@@ -55,6 +57,7 @@ def as_function(model: nn.Module):
     Everything not in ``w`` (batch norm, buffers) stays the model's; so does its train or eval mode.
     A model that writes into its images gets a copy of them.
     """
+    model = bare(model)
     rigid = _rigid(model)
     if rigid:
         raise ValueError(
@@ -65,6 +68,16 @@ def as_function(model: nn.Module):
         return functional_call(model, w, (x.clone(),))
 
     return f
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside ``DataParallel`` and ``torch.compile``, which only say how it is run."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model={model!r}: a torch.nn.Module wanted")
+    while isinstance(model, _RUNNERS):
+        model = model.module
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else bare(compiled)
 
 
 def fixed(model: nn.Module, w: Weights | None = None):
@@ -165,9 +178,8 @@ def sample(w: Weights, xi: float, g: torch.Generator, per: str = "layer") -> Wei
 
     In high dimension uniform-in-ball is the same; the released code samples on the sphere too.
     """
-    noise = {
-        k: torch.randn(v.shape, generator=g, device=v.device, dtype=v.dtype) for k, v in w.items()
-    }
+    drawn = {"generator": g, "dtype": torch.float32}  # the same nu for a model in float64
+    noise = {k: torch.randn(v.shape, device=v.device, **drawn).to(v.dtype) for k, v in w.items()}
     ratios = torch._foreach_mul(_ratios(detached(w), noise, per), xi)
     return _scaled(noise, ratios)
 

@@ -241,7 +241,7 @@ for mistake, (network, pixels, targets) in bad.items():
 #   images, put a layer in front that subtracts the mean and divides by the
 #   standard deviation; {doc}`../book/howto_your_model` has one. Otherwise ε
 #   would not be measured on pixels, and a wrong ε is not noticed by anything.
-# - **Probabilities instead of logits** are not noticed either: leave the
+# - **Probabilities instead of logits** are doubted by `evaluate`: leave the
 #   softmax out. The loss of a softmax of a softmax has tiny gradients, and the
 #   model looks robust.
 # - **Dropout and batch normalisation** need no care: the model is measured in

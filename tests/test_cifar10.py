@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib import CATALOGUE, data, measures, paths, runs, suites
+from flatlib import CATALOGUE, cifar10, data, measures, paths, runs, suites
 from flatlib.autoattack import AutoAttack
 from flatlib.profiles import Profile, Protocol
 from flatlib.train import Training
@@ -62,7 +62,7 @@ def test_the_images_are_cifar10(there):
     loaded = TINY.load()
     assert loaded.train.x.shape == (96, 3, 32, 32) and len(loaded.pool) == 200 - 96
     assert loaded.test.y.bincount(minlength=10).tolist() == [3] * 4 + [2] * 6
-    assert loaded.origin == "JPEG files"
+    assert loaded.origin == "CIFAR-10 (JPEG, quality 75)"
     assert loaded.mean == pytest.approx((0.49, 0.48, 0.45), abs=0.05)
 
 
@@ -77,7 +77,7 @@ def test_a_method_trains_and_is_measured(there, name):
     run = runs.get(name, TINY, progress=False)
     assert np.isfinite(run.history().train_rloss).all()
     table = run.measure(SOME)
-    assert finite(table) and set(table.images) == {"JPEG files"}
+    assert finite(table) and set(table.images) == {"CIFAR-10 (JPEG, quality 75)"}
     clean = table.measure.isin(["err", "loss"])
     assert set(table[clean].n) == {10 * PER_CLASS["test"]}
     assert set(table[~clean].n) == {TINY.test}
@@ -110,7 +110,7 @@ def test_a_file_of_pseudo_labels_is_the_pool_where_all_images_are_trained_on(
     x = TINY.load().pool.x.permute(0, 2, 3, 1).numpy()
     file = images / data.PSEUDO_LABELLED[1]
     file.write_bytes(pickle.dumps({"data": x, "extrapolated_targets": np.arange(len(x)) % 10}))
-    monkeypatch.setattr(data, "CIFAR10_TRAIN", TINY.train)
+    monkeypatch.setattr(cifar10, "TRAIN", TINY.train)
     training = Training(CATALOGUE["unlabeled"], TINY, 0)
     assert len(training.data.pool) == len(x) and training.data.pool.x.dtype == torch.uint8
     training.run_epoch()

@@ -313,4 +313,5 @@ def test_steps_of_an_attack_keep_the_users_setting(make, xy, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = Watched(make())
     evaluate(model, *xy, PGD(eps=EPS, steps=2), doubts=False)
-    assert model.seen == [True, False, True, True, True, False]  # checks, clean, PGD, attacked
+    # two images and one are tried, clean, PGD, attacked
+    assert model.seen == [True, True, False, True, True, True, False]

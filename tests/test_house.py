@@ -16,10 +16,10 @@ PACKAGE = ROOT / "flatlib"
 LEVELS = (
     {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
      "kernels", "lettering", "keys", "files", "merging", "streams", "bilinear", "graphs",
-     "progress", "pickled", "clock", "fashion", "plans", "tracing", "fingerprint", "agreement", "traces", "machine",
-     "cifar10"},
+     "progress", "pickled", "clock", "fashion", "plans", "tracing", "fingerprint", "agreement",
+     "traces", "machine", "cifar10", "inputs", "adapt", "loaders"},
     {"attacks", "autoattack", "steps", "checkpoints", "provenance", "tidy"},
-    {"methods", "evaluate", "flatness", "landscape", "hessian", "profiles"},
+    {"methods", "evaluate", "doubts", "flatness", "landscape", "hessian", "profiles"},
     {"measures", "train", "states", "snapshots", "early_stopping", "suites", "choices"},
     {"costs", "run", "campaign", "runs", "batch", "results", "robustbench", "queue"},
     {"published", "claims", "plots", "curves", "courses", "relations", "scatters", "explorer",

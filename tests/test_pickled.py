@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib import CATALOGUE, data, pickled, profiles, runs
+from flatlib import CATALOGUE, cifar10, data, pickled, profiles, runs
 from flatlib.data import Dataset, Split
 from flatlib.streams import Streams
 from flatlib.train import Training
