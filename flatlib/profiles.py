@@ -140,9 +140,9 @@ PROFILES = {
         epochs=40, batch=32, eps=PAPER_EPS, without=("crop", "flip", "crop-mean"), outer_lr=1.0,
         log_every=2, log_images=500, snapshot_every=4,
         protocol=Protocol(
-            restarts=2, draws=4, worst_restarts=2, autoattack=_LIGHT,
+            restarts=2, draws=6, worst_restarts=2, early_restarts=2, autoattack=_LIGHT,
             autoattack_images=500, flatness_images=256, radii_draws=4, radii_restarts=2,
-            hessian_images=256, line_points=17, line_draws=3,
+            hessian_images=256, line_points=17, line_draws=3, line_images=64,
         ),
     ),
     "cifar10-smoke": Profile(

@@ -33,7 +33,8 @@ def objective(
     """The scalar a method descends on one batch: attack, label, perturb, loss at w + nu.
 
     Its gradient is taken at w + nu, with respect to w. ``seen`` receives the batch and its logits
-    on x_adv at w, for the training curves: those of the first pass, which a nudge makes at w.
+    on x_adv at w, for the training curves: those of the first pass, which a weight perturbation
+    makes at w.
     """
     f, w = fast(net), layers(net)
     x, y = split

@@ -459,7 +459,8 @@ def test_the_eigenvector_goes_by_the_models_own_names(smooth, few):
 # ---- numbers and settings --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor], ids=str)
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor],
+                         ids=["int64", "uint8", "array", "tensor"])  # fmt: skip
 def test_whole_numbers_of_any_kind(tiny, few, kind):
     attack = PGD(eps=EPS, steps=kind(3), restarts=kind(2), tau=kind(1))
     assert repr(attack) == repr(PGD(eps=EPS, steps=3, restarts=2, tau=1))
@@ -472,7 +473,8 @@ def test_whole_numbers_of_any_kind(tiny, few, kind):
     assert len(slices(tiny, *few, None, n=kind(1), points=kind(2))) == 2
 
 
-@pytest.mark.parametrize("kind", [np.float64, np.array, torch.tensor], ids=str)
+@pytest.mark.parametrize("kind", [np.float64, np.array, torch.tensor],
+                         ids=["float64", "array", "tensor"])  # fmt: skip
 def test_real_numbers_of_any_kind(tiny, few, kind):
     attack = PGD(eps=kind(0.25), lr=kind(0.125))
     assert repr(attack) == repr(PGD(eps=0.25, lr=0.125)) and type(attack.eps) is float

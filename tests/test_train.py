@@ -103,16 +103,16 @@ def test_the_objective_sees_labels_only_through_the_target(make, xy):
     assert (batch.target.argmax(1) != xy.y).sum() > 12
 
 
-@pytest.mark.parametrize("nudge", [Ascend(0.1), SAM(0.5)], ids=["AWP", "SAM"])
-def test_curves_are_those_without_adversarial_weights(make, xy, nudge):
+@pytest.mark.parametrize("part", [AWP(0.1), SAM(0.5)], ids=["AWP", "SAM"])
+def test_curves_are_those_without_adversarial_weights(make, xy, part):
     """What is logged is the network at w, though the gradient is taken at w + nu."""
     found = {}
-    for name, method in {"at": AT, "nudged": replace(AT, nudge=nudge)}.items():
+    for name, method in {"at": AT, "moved": replace(AT, perturbation=part)}.items():
         seen = {}
         loss = objective(method, make().train(), xy, 0.0, Streams(0), seen)
         found[name] = (cross_entropy(seen["logits"], xy.y).mean(), loss.detach())
-    torch.testing.assert_close(found["nudged"][0], found["at"][0])
-    assert found["nudged"][1] > 1.02 * found["at"][1]  # what is descended is the loss at w + nu
+    torch.testing.assert_close(found["moved"][0], found["at"][0])
+    assert found["moved"][1] > 1.02 * found["at"][1]  # what is descended is the loss at w + nu
 
 
 def test_the_gradient_is_that_of_the_live_parameters(make, xy):
