@@ -1,6 +1,7 @@
 """Data sets, their splits, augmentations and the batches of an epoch."""
 
 import hashlib
+import os
 import tarfile
 from collections import Counter
 
@@ -15,7 +16,7 @@ from flatlib.batches import Batches, rotations
 from flatlib.data import Dataset, Split
 from flatlib.streams import Streams
 
-ARCHIVE = paths.ROOT.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
+ARCHIVE = os.environ.get("FLATLIB_CIFAR10")
 CLASSES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay"]
 DIGITS = "a693955373237442"  # of the first 800 images' pixels
 
@@ -198,7 +199,7 @@ def test_torchvisions_files_are_read(tmp_path, monkeypatch):
     assert torch.equal(d.early.x[-1, 0], torch.tensor(pixels[0, :, :, 0].copy()) / 255)
 
 
-@pytest.mark.skipif(not ARCHIVE.exists(), reason="no CIFAR-10 archive beside the project")
+@pytest.mark.skipif(not ARCHIVE, reason="FLATLIB_CIFAR10 names no archive of images")
 def test_real_images_of_cifar10(tmp_path, monkeypatch):
     """The first classes of the archive: as many as a quarter of a second's reading gives."""
     taken = Counter()

@@ -1,5 +1,7 @@
 """The committed measurements: complete, of the methods as they are now, and repeatable."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from flatlib import paths, profiles, published, results, runs
@@ -10,6 +12,7 @@ from flatlib.train import Training
 TABLE, HISTORY = results.read(paths.RESULTS / "digits")
 SEEDS = sorted(set(TABLE.seed))
 THERE = sorted(set(zip(TABLE.method, TABLE.seed)))
+COLUMNS = ["lr", "train_loss", "train_rloss"]
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +78,37 @@ def test_robust_overfitting_and_the_correlation_are_in_the_committed_tables(comm
     assert means.avg_flatness_rloss.corr(means.rloss_test_pgd) > 0.7
 
 
-@pytest.mark.parametrize("name", sorted({method for method, _ in THERE}))
-def test_the_first_epoch_is_the_one_that_was_stored(name):
-    """Before training amplifies rounding: what a method does in its four steps has not changed."""
-    training = Training(CATALOGUE[name], profiles.get("digits"), 0)
-    training.run_epoch()
-    (found,) = training.history
-    stored = HISTORY[(HISTORY.method == name) & (HISTORY.seed == 0) & (HISTORY.epoch == 0)]
-    for column in ("lr", "train_loss", "train_rloss"):
-        assert found[column] == pytest.approx(stored[column].item(), rel=2e-3), column
+@pytest.fixture(scope="module")
+def first_epochs():
+    """The logarithm of now over stored, a row per method, for the first epoch of seed 0.
+
+    Signs in PGD's gradient flip with the rounding, so a row moves by up to 0.03 from one processor
+    to another, most of them by less than 0.001. With the instructions that the stored ones were
+    made with (AVX2) all are repeated within 0.0003.
+    """
+    stored = HISTORY[(HISTORY.seed == 0) & (HISTORY.epoch == 0)].set_index("method")[COLUMNS]
+    found = {}
+    for name in stored.index:
+        training = Training(CATALOGUE[name], profiles.get("digits"), 0)
+        training.run_epoch()
+        found[name] = training.history[0]
+    return np.log(pd.DataFrame(found).T[COLUMNS].astype(float) / stored)
+
+
+@pytest.mark.numerical
+def test_the_first_epoch_of_every_method_is_the_one_that_was_stored(first_epochs):
+    """Loosely, method by method; to the digit the first step is compared (test_first_step.py)."""
+    assert first_epochs.lr.abs().max() < 1e-3
+    far = first_epochs[(first_epochs.abs() > 0.1).any(axis=1)]
+    assert far.empty, far
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("factor", [1, 1.01, 1 / 1.01])
+def test_the_first_epochs_together_are_those_that_were_stored(first_epochs, factor):
+    """A factor of 1.01 in all losses shows: half of the methods hardly depend on rounding."""
+    middle = (first_epochs + np.log(factor)).median()
+    assert (middle.abs() < 2e-3).all() == (factor == 1), middle
 
 
 def test_a_run_recomputed_from_nothing_gives_its_rows_back(committed, fresh_runs):

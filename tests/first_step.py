@@ -1,0 +1,53 @@
+"""The first step of every method in double precision, where rounding does not show.
+
+    python tests/first_step.py      writes tests/first_step.csv anew
+
+Wanted when a method, the profile "digits" or a random stream changes on purpose; what is stored in
+data/results/digits of the methods concerned is then void as well.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from flatlib import CATALOGUE, profiles
+from flatlib.data import Split
+from flatlib.train import Training, _Curves
+from flatlib.weights import mode
+
+FILE = Path(__file__).with_suffix(".csv")
+PROGRESS = 0.01  # not 0, where a cyclic rate is zero
+
+
+def take(method) -> dict[str, float]:
+    """The loss of the first mini-batch and how far the step moves the weights.
+
+    A pool keeps its true labels: no teacher is trained here, it would be in single precision.
+    """
+    training = Training(method, profiles.get("digits"), 0)
+    images = training.images
+    training.data = replace(images, train=_double(images.train), pool=_double(images.pool))
+    training.net.double()
+    training.average = {k: v.double() for k, v in training.average.items()}
+    start = [p.detach().clone() for p in training.parameters]
+    curves = _Curves(images.classes)
+    with mode(training.net, training=True), training._dropout():
+        training._step(training._batches(), PROGRESS, curves)
+    moved = [(p.detach() - w).flatten() for p, w in zip(training.parameters, start)]
+    return {"loss": curves.rows[0][0].item(), "distance": torch.cat(moved).norm().item()}
+
+
+def _double(split: Split) -> Split:
+    return Split(split.x.double() if split.x.is_floating_point() else split.x, split.y)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = [{"method": name} | take(method) for name, method in CATALOGUE.items()]
+    pd.DataFrame(rows).to_csv(FILE, index=False, float_format="%.9g")
+
+
+if __name__ == "__main__":
+    main()
