@@ -41,7 +41,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 134217728
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lab notebooks results campaign merge bench html clean
+.PHONY: help env book test test-other lab notebooks results campaign merge bench html clean
 ifneq ($(WORKS),yes)
 .PHONY: $(READY)
 endif
@@ -49,6 +49,7 @@ endif
 help:
 	@echo "make book       train and measure ten models here (METHODS=table1: 19), then build the book from them"
 	@echo "make test       unit tests, then every notebook against its stored output"
+	@echo "make test-other numerical tests as on a processor with fewer instructions"
 	@echo "make lab        open JupyterLab"
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
 	@echo "make notebooks  execute the committed notebooks again, in place"
@@ -82,6 +83,13 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval.cfg nbs
+
+# The numerical tests as on a processor with fewer instructions than this one.
+FEWER = $(shell $(RUN) -c "import torch; wide = torch.backends.cpu.get_cpu_capability() == 'AVX512'; \
+  print(*(['avx2', 'AVX2'] if wide else ['default', 'SSE41']))")
+test-other: $(READY)
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=$(word 1,$(FEWER)) ONEDNN_MAX_CPU_ISA=$(word 2,$(FEWER)) \
+	  $(RUN) -m pytest -n $(WORKERS) -m numerical
 
 lab: $(READY)
 	$(RUN) -m jupyterlab

@@ -16,6 +16,7 @@ import torch
 from flatlib import AT, CATALOGUE, PGD, checkpoints, evaluate, fit, profiles, train
 from flatlib.batches import Batches
 from flatlib.checkpoints import Damaged
+from flatlib.data import Split
 from flatlib.losses import cross_entropy
 from flatlib.methods import Noise
 from flatlib.steps import AWP, EMA, SAM, SWA, Adam, Constant, EntropySGD
@@ -117,7 +118,7 @@ def test_curves_are_those_without_adversarial_weights(make, xy, part):
 
 def test_the_gradient_is_that_of_the_live_parameters(make, xy):
     """In double precision: to single precision the two ways of computing it differ by 1e-4."""
-    xy = xy._replace(x=xy.x.double())
+    xy = Split(xy.x.double(), xy.y)
     net, twin, seen = make().double().train(), make().double().train(), {}
     objective(AT, net, xy, 0.0, Streams(0), seen).backward()
     cross_entropy(twin(seen["batch"].x_adv), xy.y).mean().backward()
