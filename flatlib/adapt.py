@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .streams import undisturbed
 from .weights import bare, layers, mode
@@ -81,9 +82,9 @@ def exchangeable(model: nn.Module) -> None:
 
 
 def tensors(model: nn.Module) -> list[Tensor]:
-    """All parameters and buffers, those inside a ``Function`` too."""
+    """All parameters and buffers, those inside a ``Function`` too, that have values yet."""
     parts = [part for m in model.modules() for part in (m.parameters(False), m.buffers(False))]
-    return [tensor for part in parts for tensor in part]
+    return [tensor for part in parts for tensor in part if not is_lazy(tensor)]
 
 
 def device(model: nn.Module) -> torch.device | None:

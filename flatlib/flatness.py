@@ -96,8 +96,7 @@ def worst_flatness(
     steps, number = checks.number("steps", steps), checks.number("restarts", restarts)
     checks.choice("protocol", protocol, PROTOCOLS)
     attack = None if checks.flag("clean", clean) else PGD(eps=eps, steps=steps, lr=lr)
-    matched = protocol == "matched" and not clean
-    if matched and reference is not None:
+    if (matched := protocol == "matched" and not clean) and reference is not None:
         raise ValueError("reference: protocol='matched' searches its own; 'paper' would take it")
     model, x, y, notes = inputs.examples(model, x, y, attack=attack, weights=True, climbs=True)
     search = _Search(

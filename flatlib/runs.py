@@ -2,7 +2,6 @@
 measurements. Nothing is computed twice, a killed run goes on where it was."""
 
 import json
-from numbers import Integral
 
 import pandas as pd
 import torch
@@ -46,7 +45,9 @@ def select(
     one, of the machine that trains or measures.
     """
     chosen, device = profiles.get(profile), _device(device)
-    seeds = [checks.number("seeds", seed, 0) for seed in _several(seeds)]
+    given, seeds = seeds, _several(seeds)
+    if not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"seeds={given!r}: whole numbers, at least 0")
     external, own = _external(methods)
     others = [robustbench.run(name, chosen, device) for name in external]
     mine = [Run(name, m, chosen, seed, device) for name, m in named(own).items() for seed in seeds]
@@ -59,7 +60,7 @@ def _several(seeds) -> list:
     """
     try:
         given = json.loads(seeds) if isinstance(seeds, str) else checks.plain(seeds)
-        return [given] if isinstance(given, Integral) else list(given)
+        return [given] if isinstance(given, int) else [checks.plain(seed) for seed in given]
     except (TypeError, ValueError):
         raise ValueError(f"seeds={seeds!r}: whole numbers, such as 0 or [0, 1]") from None
 

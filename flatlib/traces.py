@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 _OWN = frozenset(vars(nn.Module()))  # attributes that are not the forward pass's
@@ -19,7 +19,8 @@ def unchanged(model: nn.Module):
     names = _names(model)
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     attributes = [(m, _attributes(m), dict(m._buffers)) for m in modules]
-    buffers = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b)]
+    written = [b for b in model.buffers() if not is_lazy(b) and not b.is_inference()]
+    buffers = [(b, b._version, b.clone()) for b in written]
     try:
         yield model
     finally:

@@ -37,7 +37,8 @@ def layers(model: nn.Module, biases: bool = True) -> Weights:
         if isinstance(module, _NORMS):
             continue
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and (biases or parameter.ndim > 1):
+            wanted = parameter.requires_grad and (biases or parameter.ndim > 1)
+            if wanted and id(parameter) in first:  # a module may keep its weights to itself
                 found[first[id(parameter)]] = parameter
     return found
 

@@ -114,7 +114,8 @@ def numbers(model, x, y):
     how = {"reference": zero, "batch": 2}
     report = evaluate(model, x, y, attack, doubts=False)
     average = average_flatness(model, x, y, attack, 0.1, n=1, **how)
-    worst = worst_flatness(model, x, y, 0.03, 0.01, steps=2, restarts=1, **how)
+    how |= {"protocol": "paper", "steps": 2, "restarts": 1}
+    worst = worst_flatness(model, x, y, 0.03, 0.01, **how)
     parts = report.loss, report.robust_loss, average.per_example, worst.per_example
     return torch.stack([part.double() for part in parts])
 
