@@ -51,15 +51,24 @@ class TwiceDifferentiable(TorchFunctionMode):
     A convolution, the gradient of its input and that of its weight are each linear in two tensors,
     and their derivatives are again of these three kinds, for which there are fast routines. PyTorch
     computes some of them as convolutions with kernels as large as the image. Equal up to rounding.
+    PyTorch's own weight normalisation has wrong second derivatives: it is written out.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
         if func is torch.conv2d and not kwargs and len(args) == 7 and args[0].ndim == 4:
             x, weight, bias, stride, padding, dilation, groups = args
             if all(isinstance(part, tuple) for part in (stride, padding, dilation)):
                 y = _Conv.apply(x, weight, (stride, padding, dilation, groups))
                 return y if bias is None else y + bias.view(1, -1, 1, 1)
         return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g v / ||v||, one norm for each index along ``dim``; -1: one for the whole tensor."""
+    others = [d for d in range(v.ndim) if d != dim] if dim != -1 else None
+    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1))
 
 
 def _gradients(g: Tensor, x: Tensor, w: Tensor, geometry, wanted: list[bool]):

@@ -14,6 +14,8 @@ from .kernels import exact, fast, laid_out
 from .losses import cross_entropy
 from .weights import Weights, detached, layers, mode
 
+SKEW = 0.02  # how far products may be from those with a symmetric matrix; rounding is far below
+
 
 def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
     """v (P,) -> H v (P,), H the Hessian of the mean clean cross-entropy over all examples, by
@@ -106,6 +108,12 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
     batch, tol = checks.number("batch", batch), checks.radius("tol", tol)
     seed = checks.seed("seed", seed)
     model, x, y, _ = inputs.examples(model, x, y, weights=True, climbs=True)
+    compiled = [name for name, m in model.named_modules() if hasattr(m, "_orig_mod")]
+    if compiled:
+        raise ValueError(
+            f"model: {compiled[0]} is compiled, and second derivatives of compiled code are not "
+            "right: give the module it was made of"
+        )
     with mode(model, training=False), torch.enable_grad():
         times, size = product(model, x, y, batch)
         if k >= size:
@@ -122,6 +130,7 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
             return found
 
         start = np.random.RandomState(seed).randn(size)
+        _symmetric(matvec, start)
         operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
         try:
             with threadpool_limits(1, "blas"):  # SciPy's threads would get in the way of torch's
@@ -133,6 +142,20 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
             if largest > 0:
                 raise ValueError(f"model: Lanczos fails on its Hessian ({error})") from error
             return _flat(k, start, **how)
+
+
+def _symmetric(times, start: np.ndarray) -> None:
+    """Refuse products that are not those with a symmetric matrix: second derivatives that some
+    operation of the network has wrong.
+    """
+    v = start / np.linalg.norm(start)
+    once = times(v)
+    twice, square = times(once), once @ once
+    if abs(v @ twice - square) > SKEW * square:
+        raise ValueError(
+            f"model: its Hessian is not symmetric (by {abs(v @ twice - square) / square:.1%}): "
+            "an operation in it has wrong second derivatives"
+        )
 
 
 def _flat(k: int, start: np.ndarray, return_eigenvectors: bool):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from . import adapt, checks, loaders
 from .adapt import BLACK_BOX
 from .loaders import tensor
-from .weights import layers
+from .plans import refresh
+from .weights import layers, mode
 
 __all__ = ["BLACK_BOX", "Examples", "batch", "examples"]
 HALF = (torch.float16, torch.bfloat16)
@@ -52,6 +53,8 @@ def examples(
         raise ValueError(
             f"y: labels must lie in 0..{classes - 1}, found {int(y.min())} to {int(y.max())}"
         )
+    with mode(model, training=False):
+        refresh(model, x[:2])
     return Examples(model, x, y, tuple(notes))
 
 

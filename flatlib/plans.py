@@ -20,6 +20,7 @@ from .models import ReBatchNorm
 from .tracing import Untraceable, told
 from .weights import Weights, all_tensors, in_modes
 
+_SAME = 1e-3  # relative distance of logits, for rounding in float32
 _PLANS = weakref.WeakKeyDictionary()  # model -> (its fingerprint, {modes: plan or why none})
 
 
@@ -39,6 +40,21 @@ def plan_of(model: nn.Module) -> "Plan | str":
     if modes not in known[1]:
         known[1][modes] = _made(model)
     return known[1][modes]
+
+
+def refresh(model: nn.Module, x: Tensor) -> None:
+    """Forget the plan of ``model`` if by now the model gives other logits for x, for reasons that
+    nothing in it tells: a global setting, a method exchanged on its class.
+    """
+    known = _PLANS.get(model, (None, {}))[1]
+    plan = known.get(tuple(module.training for module in model.modules()))
+    if not isinstance(plan, Plan) or plan.kept or plan.refusal() or not plan.verdicts:
+        return
+    tensors = all_tensors(model)
+    with torch.no_grad():
+        want, got = model(x.clone()), plan(plan.fold(tensors), x)
+    if got.shape != want.shape or not float((got - want).norm()) <= _SAME * float(want.norm()):
+        del _PLANS[model]
 
 
 def _made(model: nn.Module) -> "Plan | str":

@@ -20,7 +20,7 @@ def unchanged(model: nn.Module):
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     attributes = [(m, _attributes(m), dict(m._buffers)) for m in modules]
     written = [b for b in model.buffers() if not is_lazy(b) and not b.is_inference()]
-    buffers = [(b, b._version, b.clone()) for b in written]
+    buffers = [(b, b.clone()) for b in written]
     try:
         yield model
     finally:
@@ -28,8 +28,8 @@ def unchanged(model: nn.Module):
             for saved in attributes:
                 _give_back(*saved)
             with torch.no_grad():
-                for buffer, version, value in buffers:
-                    if buffer._version != version:
+                for buffer, value in buffers:  # versions do not tell of what ``.data`` wrote
+                    if not torch.equal(buffer, value):
                         buffer.copy_(value)
 
 

@@ -66,9 +66,25 @@ def as_function(model: nn.Module):
         )
 
     def f(w: Weights, x: Tensor) -> Tensor:
-        return functional_call(model, w, (x.clone(),))
+        with _nothing_recomputed():
+            return functional_call(model, w, (x.clone(),))
 
     return f
+
+
+@contextmanager
+def _nothing_recomputed():
+    """Refuse activation checkpointing: its second forward pass comes with the backward pass, when
+    the model has its own weights again, not those it was lent.
+    """
+    why = "recomputes activations (torch.utils.checkpoint), with weights that may be others by then"
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(why):
+            yield
+    except RuntimeError as error:
+        if why not in str(error):
+            raise
+        raise ValueError(f"model: {why}: switch that off to measure it") from None
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -213,13 +229,31 @@ def mode(model: nn.Module, training: bool):
     """
     before = {module: module.training for module in model.modules()}
     kept = nullcontext() if training else unchanged(model)
-    model.train(training)
     try:
-        with kept:
+        with kept, _weights_kept(model):
+            model.train() if training else model.eval()
             yield model
     finally:
         for module, was in before.items():
             module.training = was
+
+
+@contextmanager
+def _weights_kept(model: nn.Module):
+    """Give weights their values back that a module changes as it changes its mode, such as one that
+    merges a low-rank part into its weights for eval mode.
+    """
+    own = (nn.Module.train, nn.Module.eval)
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    plain = all((type(m).train, type(m).eval) == own for m in modules)
+    values = [] if plain else [(p, p.detach().clone()) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in values:
+                if not torch.equal(parameter, value):
+                    parameter.copy_(value)
 
 
 @contextmanager

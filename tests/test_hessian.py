@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.sparse.linalg import ArpackNoConvergence
 from torch import nn
 from torch.func import functional_call
@@ -322,3 +323,38 @@ def test_lanczos_that_does_not_converge_says_so(problem, monkeypatch):
     monkeypatch.setattr(hessian, "eigsh", stopped)
     with pytest.raises(ValueError, match="^tol=0.01: Lanczos found 1 of k=4.*larger tol"):
         eigenvalues(*problem)
+
+
+class NormedByHand(nn.Linear):
+    def __init__(self, given):
+        super().__init__(16, 6)
+        self.load_state_dict(given.state_dict())
+        self.g = nn.Parameter(self.weight.detach().norm(dim=1, keepdim=True))
+
+    def forward(self, x):
+        length = self.weight.norm(dim=1, keepdim=True)
+        return F.linear(x, self.g * self.weight / length, self.bias)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore")
+def test_weight_norm_has_the_eigenvalues_of_its_formula(problem, norm):
+    """PyTorch's own second derivative of it is wrong."""
+    _, x, y = problem
+    torch.manual_seed(0)
+    plain, last = nn.Linear(16, 6), nn.Linear(6, 3)
+    by_hand = nn.Sequential(nn.Flatten(), NormedByHand(plain), nn.Tanh(), last)
+    net = nn.Sequential(nn.Flatten(), norm(plain), nn.Tanh(), last)
+    values = (eigenvalues(m, x.float(), y, k=1, tol=1e-6) for m in (net, by_hand))
+    assert next(values).item() == pytest.approx(next(values).item(), rel=1e-4)
+
+
+def test_compiled_parts_and_hessians_that_are_not_symmetric_are_refused(problem):
+    net, x, y = problem
+    part = nn.Sequential(nn.Flatten(), torch.compile(nn.Linear(16, 3), backend="eager"))
+    with pytest.raises(ValueError, match="^model: 1 is compiled"):
+        eigenvalues(part, x.float(), y)
+    skew = np.array([[0.0, 1.0], [0.0, 0.0]])
+    with pytest.raises(ValueError, match="^model: its Hessian is not symmetric"):
+        hessian._symmetric(lambda v: skew @ v + v, np.array([1.0, 1.0]))
+    hessian._symmetric(lambda v: (skew + skew.T) @ v, np.array([1.0, 2.0]))

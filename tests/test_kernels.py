@@ -20,6 +20,7 @@ from torch import nn
 
 from flatlib import (
     PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, weights,
+    worst_flatness,
 )  # fmt: skip
 from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
@@ -981,3 +982,100 @@ def test_without_a_gpu_no_setting_is_touched(monkeypatch):
     before = torch.backends.cudnn.allow_tf32
     with kernels.exact():
         assert torch.backends.cudnn.allow_tf32 == before
+
+
+# ---- what nothing in a model tells
+
+
+class Setting:
+    flip = False
+
+
+class ReadsASetting(nn.Module):
+    """What it computes depends on the attribute of a class it does not hold."""
+
+    extra = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+    def forward(self, x):
+        return self.extra * self.net(x.flip(3) if Setting.flip else x)
+
+
+@pytest.mark.parametrize("change", ["setting", "class"])
+def test_a_plan_is_forgotten_when_the_model_computes_something_else(change, monkeypatch):
+    torch.manual_seed(0)
+    net, x = ReadsASetting().eval(), torch.rand(16, 3, 8, 8)
+    attack, y = PGD(eps=0.03, steps=5), torch.arange(16) % 10
+    evaluate(net, x, y, attack, doubts=False)
+    assert kernels.why_plain(net) is None  # there is a plan
+    if change == "setting":
+        monkeypatch.setattr(Setting, "flip", True)
+    else:
+        monkeypatch.setattr(ReadsASetting, "extra", -3.0)
+    found, want = (evaluate(m, x, y, attack, doubts=False) for m in (net, copy.deepcopy(net)))
+    torch.testing.assert_close(found.robust_loss, want.robust_loss, rtol=1e-4, atol=1e-4)
+
+
+class Merging(nn.Linear):
+    """A low-rank part that is merged into the weights for eval mode."""
+
+    def __init__(self):
+        super().__init__(192, 10)
+        self.a, self.b = nn.Parameter(torch.randn(2, 192)), nn.Parameter(torch.randn(10, 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * (self.b @ self.a)
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        z = F.linear(x, self.weight, self.bias)
+        return z if self.merged else z + x @ self.a.T @ self.b.T
+
+
+class Counting(nn.Module):
+    """Its buffer changes where versions do not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(192, 10)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen.data.add_(1)
+        return self.f(x.flatten(1))
+
+
+@pytest.mark.parametrize("make_net", [lambda: nn.Sequential(nn.Flatten(), Merging()), Counting])
+def test_weights_and_buffers_are_given_back_however_they_were_changed(make_net):
+    net, x = make_net().train(), torch.rand(6, 3, 8, 8)
+    before = copy.deepcopy(net.state_dict())
+    evaluate(net, x, torch.arange(6), PGD(steps=2))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(m.training and not getattr(m, "merged", False) for m in net.modules())
+
+
+class Recomputing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(192, 12), nn.LayerNorm(12), nn.Linear(12, 10)
+
+    def forward(self, x):
+        h = self.a(x.flatten(1))
+        h = torch.utils.checkpoint.checkpoint(self.norm, h, use_reentrant=False)
+        return self.b(h.tanh())
+
+
+def test_activation_checkpointing_is_refused_by_name():
+    """Weights that were lent are gone when activations are computed again."""
+    net, x, y = Recomputing(), torch.rand(6, 3, 8, 8), torch.arange(6)
+    for measure in (lambda: worst_flatness(net, x, y, clean=True, xi=0.5, restarts=1),
+                    lambda: average_flatness(net, x, y, PGD(steps=1), n=1)):  # fmt: skip
+        with pytest.raises(ValueError, match="^model: recomputes activations"):
+            measure()
