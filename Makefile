@@ -41,7 +41,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 134217728
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lab notebooks results bench html clean
+.PHONY: help env book test test-other lab notebooks results bench html clean
 ifneq ($(WORKS),yes)
 .PHONY: $(READY)
 endif
@@ -49,6 +49,7 @@ endif
 help:
 	@echo "make book       train and measure ten models here (METHODS=table1: 19), then build the book from them"
 	@echo "make test       unit tests, then every notebook against its stored output"
+	@echo "make test-other the numerical tests with other processor instructions (AVX2, or none)"
 	@echo "make lab        open JupyterLab"
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
 	@echo "make notebooks  execute the committed notebooks again, in place"
@@ -80,6 +81,13 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval.cfg nbs
+
+# What rounding moves, once more with other instructions than this processor would take.
+test-other: $(READY)
+	case "$$($(RUN) -c 'import torch; print(torch.backends.cpu.get_cpu_capability())')" in \
+	  AVX512) export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2;; \
+	  *) export ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41;; esac; \
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m numerical
 
 lab: $(READY)
 	$(RUN) -m jupyterlab

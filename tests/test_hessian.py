@@ -10,6 +10,8 @@ from flatlib import eigenvalues, layers
 from flatlib.hessian import product, top_eigenvector
 from flatlib.models import ResNet, initialise
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture
 def problem(age, g):
