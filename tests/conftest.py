@@ -12,17 +12,6 @@ from flatlib.train import fit
 
 torch.set_num_threads(1)
 
-# Files about numbers: run once more as on another kind of processor ("make test-other").
-NUMERICAL = {"attacks", "doubts", "evaluate", "flatness", "hessian", "kernels", "landscape", "losses",
-             "models", "steps", "weights", "zoo"}  # fmt: skip
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem.removeprefix("test_") in NUMERICAL:
-            item.add_marker("numerical")
-
-
 
 @pytest.fixture(scope="session", autouse=True)
 def runs_elsewhere(tmp_path_factory):

@@ -13,6 +13,8 @@ from flatlib import PGD, AutoAttack, evaluate
 from flatlib.attacks import PAPER_STEP, IgnoreIncorrect, PerTask, PreventLeaking
 from flatlib.losses import cross_entropy, kl, own_task
 
+pytestmark = pytest.mark.numerical
+
 EPS = 0.1
 
 

@@ -11,6 +11,8 @@ from flatlib import PGD, average_flatness, eigenvalues, evaluate, slices, worst_
 from flatlib.evaluate import robust_errors
 from flatlib.losses import cross_entropy
 
+pytestmark = pytest.mark.numerical
+
 EPS = 0.1
 
 

@@ -22,6 +22,8 @@ from flatlib.losses import cross_entropy
 from flatlib.models import ReBatchNorm
 from flatlib.weights import add, detached, direction, project, sample
 
+pytestmark = pytest.mark.numerical
+
 EPS = 0.1
 FIXED = PGD(eps=EPS, steps=3, start="zero")  # draws nothing: the same attack every time
 

@@ -12,6 +12,8 @@ from flatlib import eigenvalues, hessian, layers
 from flatlib.hessian import product, top_eigenvector
 from flatlib.models import ResNet, initialise
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture
 def problem(age, g):

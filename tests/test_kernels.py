@@ -25,6 +25,8 @@ from flatlib import (
 from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
 
+pytestmark = pytest.mark.numerical
+
 
 def close(got, want):
     """Equal up to float32 rounding, relative to the size of the logits."""

@@ -11,6 +11,8 @@ from flatlib.landscape import KINDS, ascent, plane
 from flatlib.losses import cross_entropy
 from flatlib.weights import add, detached, direction, norms, sample
 
+pytestmark = pytest.mark.numerical
+
 EPS = 0.1
 FIXED = PGD(eps=EPS, steps=3, start="zero")
 

@@ -9,6 +9,8 @@ from torch import nn
 from flatlib.losses import Adversarial, Mart, Rotation, Trades, cross_entropy, kl, own_task
 from flatlib.methods import Batch, Exact, Noise, Smooth
 
+pytestmark = pytest.mark.numerical
+
 N, K = 12, 5
 
 

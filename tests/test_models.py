@@ -14,6 +14,8 @@ from flatlib.models import (
     scaled,
 )
 
+pytestmark = pytest.mark.numerical
+
 
 def test_rebn_is_batch_norm_with_gamma_one_plus_parameter(g):
     ours, theirs = ReBatchNorm(5), nn.BatchNorm2d(5)

@@ -28,6 +28,8 @@ from flatlib.steps import (
 from flatlib.streams import Streams
 from flatlib.train import objective
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture
 def problem(tiny, xy):

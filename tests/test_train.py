@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from first_step import double
 
 from flatlib import AT, CATALOGUE, PGD, checkpoints, evaluate, fit, profiles, train
 from flatlib.batches import Batches
@@ -54,9 +55,16 @@ def without_seconds(history):
 # ---- one step --------------------------------------------------------------------------------
 
 
+@pytest.mark.numerical
 def test_adversarial_training_is_ten_plain_lines(monkeypatch):
-    """PyTorch's own loop: eval-mode attack, train-mode forward, rate down at 2/5, 3/5, 4/5."""
-    monkeypatch.setattr(train, "freeze", lambda net: net)  # no folding: bits, not rounding
+    """PyTorch's own loop: eval-mode attack, train-mode forward, rate down at 2/5, 3/5, 4/5.
+
+    In double precision and without folding: PGD's signs would amplify rounding.
+    """
+    network, load = profiles.network, profiles.Profile.load
+    monkeypatch.setattr(profiles, "network", lambda *given: network(*given).double())
+    monkeypatch.setattr(profiles.Profile, "load", lambda self: double(load(self)))
+    monkeypatch.setattr(train, "freeze", lambda net: net)
     got, history = fit(AT, SMOKE, 0)
     random, data = Streams(0), SMOKE.load()
     net = profiles.network(AT, SMOKE, data, random["weights"])
@@ -75,10 +83,11 @@ def test_adversarial_training_is_ten_plain_lines(monkeypatch):
             losses.append(loss.item())
         curves.append(sum(losses) / 2)
     for (k, p), q in zip(got.named_parameters(), net.parameters()):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6, msg=k)
-    assert history.train_rloss.tolist() == pytest.approx(curves, rel=1e-5)
+        torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-9, msg=k)
+    assert history.train_rloss.tolist() == pytest.approx(curves, rel=1e-7)
 
 
+@pytest.mark.numerical
 def test_attack_and_perturbation_leave_statistics_alone(make, xy):
     """Only the descent's own forward pass counts, in every mode of attacking."""
     for method in (AT, replace(AT, attack_mode="train"), replace(AT, perturbation=AWP(1e-9)),
@@ -93,6 +102,7 @@ def test_attack_and_perturbation_leave_statistics_alone(make, xy):
         assert all(m.training for m in net.modules())
 
 
+@pytest.mark.numerical
 def test_the_objective_sees_labels_only_through_the_target(make, xy):
     net = make().train()
     seen = {}
@@ -116,16 +126,18 @@ def test_curves_are_those_without_adversarial_weights(make, xy, part):
     assert found["moved"][1] > 1.02 * found["at"][1]  # what is descended is the loss at w + nu
 
 
+@pytest.mark.numerical
 def test_the_gradient_is_that_of_the_live_parameters(make, xy):
-    """In double precision: to single precision the two ways of computing it differ by 1e-4."""
+    """In double precision: in single precision what is zero, as a bias before a norm has for its
+    gradient, is a rounding error of up to 1e-6."""
     xy = Split(xy.x.double(), xy.y)
     net, twin, seen = make().double().train(), make().double().train(), {}
     objective(AT, net, xy, 0.0, Streams(0), seen).backward()
     cross_entropy(twin(seen["batch"].x_adv), xy.y).mean().backward()
-    for (k, p), q in zip(net.named_parameters(), twin.parameters()):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=k)
-        alike = torch.allclose(p.grad, 1.01 * q.grad, rtol=1e-9, atol=1e-12)
-        assert not alike or k.endswith(("conv.bias", "shortcut.0.bias"))  # 0 before batch norm
+    got, want = ([p.grad for p in model.parameters()] for model in (net, twin))
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    with pytest.raises(AssertionError):  # as it would for a factor in the loss
+        torch.testing.assert_close(got, [1.01 * g for g in want], rtol=1e-9, atol=1e-12)
 
 
 # ---- streams ---------------------------------------------------------------------------------
@@ -192,6 +204,7 @@ def test_curves_are_plain_cross_entropy_whatever_is_descended():
         assert history.train_rloss.between(0, 10).all()
 
 
+@pytest.mark.numerical
 def test_the_last_point_of_the_curves_is_an_evaluation_of_the_last_model():
     model, history = fit(AT, SMOKE, 0)
     x, y = SMOKE.load().test.first(SMOKE.log_images)
@@ -200,6 +213,7 @@ def test_the_last_point_of_the_curves_is_an_evaluation_of_the_last_model():
     assert history.test_rloss.iloc[-1] > clean.Loss
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("average, count", [(SWA(after=0.5), 3), (EMA(0.9, calibrate=True), 10)])
 def test_statistics_of_an_average_estimated_anew(average, count):
     """Over epochs 3, 4, 5 of 5, which lie at or behind half of training, or over all steps."""

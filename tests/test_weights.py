@@ -11,6 +11,8 @@ from flatlib import as_function, layers, weights
 from flatlib.models import ResNet, WithRotations
 from flatlib.vision import models as torchvision_models
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.fixture(scope="module")
 def resnet18():

@@ -18,6 +18,8 @@ from flatlib import (
 from flatlib.hessian import product
 from flatlib.vision import models
 
+pytestmark = pytest.mark.numerical
+
 
 def vgg(dropout=0.5):
     features = models.vgg.make_layers([8, "M", 16, "M", 16], batch_norm=False)
