@@ -202,7 +202,8 @@ class Training:
         """RLoss and RErr under PGD-7, one start, on the first test images."""
         attack = PGD(eps=self.profile.eps)
         x, y = self.images.test.first(self.profile.log_images)
-        report = evaluate(self.model(), x, y, attack, self.random["log"], batch=256, doubts=False)
+        model = self.model() if self.average else profiles.evaluated(self.net)  # no copy, no trace
+        report = evaluate(model, x, y, attack, self.random["log"], batch=256, doubts=False)
         found = {"test_rloss": report.RLoss, "test_rerr": report.RErr, "test_err": report.Err}
         return found | {f"test_rloss_{k}": v for k, v in report.split().items()}
 
