@@ -108,17 +108,12 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
     batch, tol = checks.number("batch", batch), checks.radius("tol", tol)
     seed = checks.seed("seed", seed)
     model, x, y, _ = inputs.examples(model, x, y, weights=True, climbs=True)
-    compiled = [name for name, m in model.named_modules() if hasattr(m, "_orig_mod")]
-    if compiled:
-        raise ValueError(
-            f"model: {compiled[0]} is compiled, and second derivatives of compiled code are not "
-            "right: give the module it was made of"
-        )
+    _not_compiled(model)
     with mode(model, training=False), torch.enable_grad():
         times, size = product(model, x, y, batch)
         if k >= size:
             raise ValueError(f"k={k}: fewer than the {size} weights of the model")
-        largest = 0.0  # entry of a product so far
+        largest, pairs = 0.0, []  # entry of a product so far; the first vectors and products
 
         def matvec(v: np.ndarray) -> np.ndarray:
             nonlocal largest
@@ -127,10 +122,12 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
             if not np.isfinite(found).all():
                 raise ValueError("model: a product with the Hessian is not finite")
             largest = max(largest, np.abs(found).max())
+            if len(pairs) < 2:
+                pairs.append((v.reshape(-1).copy(), found))
+                _symmetric(*pairs)
             return found
 
         start = np.random.RandomState(seed).randn(size)
-        _symmetric(matvec, start)
         operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
         try:
             with threadpool_limits(1, "blas"):  # SciPy's threads would get in the way of torch's
@@ -144,17 +141,28 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
             return _flat(k, start, **how)
 
 
-def _symmetric(times, start: np.ndarray) -> None:
-    """Refuse products that are not those with a symmetric matrix: second derivatives that some
-    operation of the network has wrong.
-    """
-    v = start / np.linalg.norm(start)
-    once = times(v)
-    twice, square = times(once), once @ once
-    if abs(v @ twice - square) > SKEW * square:
+def _not_compiled(model: nn.Module) -> None:
+    """Refuse a network with compiled parts, whose second derivatives are not right."""
+    compiled = [name for name, m in model.named_modules() if hasattr(m, "_orig_mod")]
+    if compiled:
         raise ValueError(
-            f"model: its Hessian is not symmetric (by {abs(v @ twice - square) / square:.1%}): "
-            "an operation in it has wrong second derivatives"
+            f"model: {compiled[0]} is compiled, and second derivatives of compiled code are not "
+            "right: give the module it was made of"
+        )
+
+
+def _symmetric(first: tuple, second: tuple | None = None) -> None:
+    """Refuse products, (v, H v) each, that are not those with a symmetric matrix: second
+    derivatives that some operation of the network has wrong.
+    """
+    if second is None:
+        return
+    (v, hv), (u, hu) = first, second
+    gap, scale = abs(u @ hv - v @ hu), np.linalg.norm(hv) * np.linalg.norm(u)
+    if gap > SKEW * scale:
+        raise ValueError(
+            f"model: its Hessian is not symmetric (by {gap / scale:.1%}): an operation in it has "
+            "wrong second derivatives"
         )
 
 

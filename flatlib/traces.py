@@ -19,7 +19,7 @@ def unchanged(model: nn.Module):
     names = _names(model)
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     attributes = [(m, _attributes(m), dict(m._buffers)) for m in modules]
-    written = [b for b in model.buffers() if not is_lazy(b) and not b.is_inference()]
+    written = [b for b in model.buffers() if not (is_lazy(b) or b.is_inference() or b.is_meta)]
     buffers = [(b, b.clone()) for b in written]
     try:
         yield model

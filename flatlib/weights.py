@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from .traces import unchanged
 
@@ -246,7 +247,8 @@ def _weights_kept(model: nn.Module):
     own = (nn.Module.train, nn.Module.eval)
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     plain = all((type(m).train, type(m).eval) == own for m in modules)
-    values = [] if plain else [(p, p.detach().clone()) for p in model.parameters()]
+    learned = [] if plain else [p for p in model.parameters() if not (is_lazy(p) or p.is_meta)]
+    values = [(p, p.detach().clone()) for p in learned]
     try:
         yield
     finally:

@@ -356,7 +356,7 @@ def test_compiled_parts_and_hessians_that_are_not_symmetric_are_refused(problem)
     part = nn.Sequential(nn.Flatten(), torch.compile(nn.Linear(16, 3), backend="eager"))
     with pytest.raises(ValueError, match="^model: 1 is compiled"):
         eigenvalues(part, x.float(), y)
-    skew = np.array([[0.0, 1.0], [0.0, 0.0]])
+    skew, v, u = np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([1.0, 1.0]), np.array([1.0, 2.0])
     with pytest.raises(ValueError, match="^model: its Hessian is not symmetric"):
-        hessian._symmetric(lambda v: skew @ v + v, np.array([1.0, 1.0]))
-    hessian._symmetric(lambda v: (skew + skew.T) @ v, np.array([1.0, 2.0]))
+        hessian._symmetric((v, skew @ v), (u, skew @ u))
+    hessian._symmetric(*((w, (skew + skew.T) @ w) for w in (v, u)))

@@ -382,8 +382,8 @@ def test_a_folder_of_another_method_is_refused(at, tmp_path, monkeypatch):
     ({"methods": "att"}, KeyError, "no method 'att'.*'at'"),
     ({"methods": ["at", "awp"]}, KeyError, "no method 'awp'"),
     ({"profile": "digit"}, ValueError, "profile='digit'.*'digits'"),
-    ({"seeds": (-1,)}, ValueError, r"seeds=\[-1\]"),
-    ({"seeds": (0, 1.5)}, ValueError, r"seeds=\[0, 1.5\]"),
+    ({"seeds": (-1,)}, ValueError, r"seeds=\(-1,\)"),
+    ({"seeds": (0, 1.5)}, ValueError, r"seeds=\(0, 1.5\)"),
 ])  # fmt: skip
 def test_unknown_names_are_refused(fresh_runs, settings, error, said):
     with pytest.raises(error, match=said):
