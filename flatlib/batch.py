@@ -8,7 +8,7 @@ import argparse
 
 import torch
 
-from . import campaign, checkpoints, machine, paths, profiles, results, runs, suites
+from . import campaign, machine, paths, profiles, results, runs, suites
 
 
 KEPT = "what is trained and measured is kept, and the next call goes on from there"

@@ -5,7 +5,6 @@ The images, labels and models are looked at in ``inputs``.
 """
 
 import math
-from collections.abc import Hashable
 from numbers import Integral, Real
 
 import torch

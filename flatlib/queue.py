@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from filelock import FileLock, Timeout
 
-from . import campaign, checkpoints, clock, costs, paths, profiles, progress, results, runs
+from . import campaign, clock, costs, paths, profiles, progress, results, runs
 from .batch import KEPT
 from .methods import CATALOGUE, TABLE1
 from .run import Run

@@ -103,10 +103,13 @@ def commit(chosen: list[Run], suite="default", folder: Path | None = None) -> Co
 
 def absorb(run: Run, place: Path) -> Committed:
     """Move the tables of one run from ``place`` into those of its profile, by the rules of
-    ``commit``. What cannot join them stays where it is.
+    ``commit``. What cannot join them, or was measured by another protocol, stays where it is.
     """
-    folder, tables = paths.RESULTS / run.profile.name, read(place)
-    fresh, clashes = _join({run: _of(run, tables)}, folder, run.profile)
+    folder = paths.RESULTS / run.profile.name
+    rows, curve = _of(run, read(place))
+    if not len(rows) or len(run.current(rows)) < len(rows):
+        return Committed(folder, 0, 0, 0, 0)
+    fresh, clashes = _join({run: (rows, curve)}, folder, run.profile)
     if fresh:
         shutil.rmtree(place)
     count = sum(len(triples(rows)) for rows, _ in fresh.values())

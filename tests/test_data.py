@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from flatlib import augment, data, paths, profiles
+from flatlib import augment, data, profiles
 from flatlib.batches import Batches, rotations
 from flatlib.data import Dataset, Split
 from flatlib.streams import Streams

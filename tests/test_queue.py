@@ -92,3 +92,14 @@ def test_two_processes_never_work_on_the_same_run(stored):
         assert first and not second
     with queue._claimed(run) as again:
         assert again
+
+
+def test_rows_of_another_protocol_wait_on(stored):
+    at = runs.get("at", "smoke", progress=False)
+    at.measure()
+    place = queue.waiting(at, queue.pending("smoke"))
+    results.commit([at], "default", place)
+    table = pd.read_csv(place / "measures.csv", dtype=str, keep_default_na=False)
+    table.assign(protocol="ffffff").to_csv(place / "measures.csv", index=False)
+    (done,) = queue.merge("smoke")
+    assert done.runs == 0 and place.exists() and not (stored / "measures.csv").exists()
