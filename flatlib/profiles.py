@@ -126,13 +126,13 @@ PROFILES = {
         ),
     ),
     "fashion": Profile(
-        "fashion", "fashion", train=500, test=1000, early=2000, blocks=(1, 1, 1), width=16,
+        "fashion", "fashion", train=500, test=2000, early=1000, blocks=(1, 1, 1), width=16,
         epochs=80, batch=50, eps=0.05, without=_MOVING, outer_lr=1.0, log_every=5, log_images=400,
         protocol=Protocol(
-            restarts=2, draws=5, worst_restarts=2, early_restarts=1,
+            restarts=1, draws=5, worst_restarts=2, early_restarts=1,
             autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3),
             autoattack_images=300, flatness_images=256, radii_draws=3, radii_restarts=2,
-            hessian_images=256, line_points=25, line_draws=5,
+            hessian_images=256, line_points=17, line_draws=3, line_images=128,
         ),
     ),
     "cifar10-cpu": Profile(
