@@ -17,8 +17,15 @@ from torch.fx import Graph, Tracer
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+_TRIES = 3  # of a trace: other threads of the process draw random numbers too
+
+
 class Untraceable(Exception):
     """Why a network has no graph that stands for it."""
+
+
+class _Drawn(Untraceable):
+    """Random numbers have been drawn during a trace, by the network or by another thread."""
 
 
 def trace(model: nn.Module) -> Graph:
@@ -33,11 +40,23 @@ def trace(model: nn.Module) -> Graph:
     except Exception as error:  # whatever hangs on a module
         raise Untraceable(f"it cannot be copied ({told(error)})") from None
     for seed, gradients in enumerate((True, False)):
-        with _random(seed), torch.set_grad_enabled(gradients):
-            found.append(_traced(copy))
+        found.append(_undisturbed(copy, seed, gradients))
     if _text(found[0]) != _text(found[1]):
         raise Untraceable("its forward pass takes another course when it is run again")
     return found[0]
+
+
+def _undisturbed(model: nn.Module, seed: int, gradients: bool) -> Graph:
+    """A trace during which nobody draws random numbers; a network that does so does it every time,
+    another thread (those of a Dask worker do) hardly ever.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            with _random(seed), torch.set_grad_enabled(gradients):
+                return _traced(model)
+        except _Drawn:
+            if not left:
+                raise
 
 
 def _traced(model: nn.Module) -> Graph:
@@ -143,7 +162,7 @@ def _random(seed: int):
             before = _states()
             yield
             if _states() != before:
-                raise Untraceable("its forward pass draws random numbers outside the graph")
+                raise _Drawn("its forward pass draws random numbers outside the graph")
         finally:
             random.setstate(numbers), np.random.set_state(array)
 

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import random
+import threading
 import weakref
 from functools import partial
 
@@ -19,7 +20,7 @@ from awkward import (
 from torch import nn
 
 from flatlib import (
-    PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, weights,
+    PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, tracing, weights,
     worst_flatness,
 )  # fmt: skip
 from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
@@ -532,6 +533,20 @@ def test_a_network_without_weights(x):
 def test_a_random_network_stays_random(age, x):
     f = kernels.freeze(age(FreshNoise()))
     assert not torch.equal(f(x), f(x))
+
+
+def test_numbers_that_another_thread_draws_are_not_the_networks(tiny, monkeypatch):
+    """Those of a Dask worker draw while a network is traced; it is no less fast for that."""
+    drawing, plain = [random.random, partial(np.random.rand, 1)], tracing._traced
+
+    def disturbed(model):
+        if drawing:
+            thread = threading.Thread(target=drawing.pop())
+            thread.start(), thread.join()
+        return plain(model)
+
+    monkeypatch.setattr(tracing, "_traced", disturbed)
+    assert planned(tiny) and not drawing
 
 
 def test_double_precision_stays_double(make, x):
