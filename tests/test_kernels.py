@@ -20,8 +20,8 @@ from awkward import (
 from torch import nn
 
 from flatlib import (
-    PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, tracing, weights,
-    worst_flatness,
+    PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, tracing,
+    weights, worst_flatness,
 )  # fmt: skip
 from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
