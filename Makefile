@@ -7,7 +7,7 @@
 #   make book PROFILE=smoke                         smaller, see book/howto_run_one_figure.md
 
 PYTHON ?= python3
-PROFILE ?= digits
+PROFILE ?= fashion
 METHODS ?= main
 SEED ?= 0
 TORCH_INDEX ?=
@@ -23,10 +23,10 @@ PEERS_READY := $(PEERS_VENV)/.ready
 # Not "yes": .venv is absent, its Python is gone, or the folder was moved since (.ready holds its path).
 WORKS := $(shell $(RUN) -c "import os; was = os.path.exists('$(READY)') and open('$(READY)').read(); \
   print('yes' if not was or was.strip() == os.getcwd() else 'moved')" 2>/dev/null)
-# What these notebooks measure takes longer than all the others together: "make book" shows them as
-# they are in the repository, from stored results. "make book STORED=" computes them too.
-STORED ?= $(if $(filter digits,$(PROFILE)),fig03 fig04 fig06 fig10 fig11 fig12 fig14 fig15 \
-  fig18 tab02 explorer ledger found disagreements)
+# The pages that "make book" computes: those that show the reader's own networks, over the stored ones
+# where there are some; all others are those of the repository. "make book LIVE=--all" computes all.
+SHOWN := quickstart fig01 fig02 fig08 tab01 explorer
+LIVE ?= $(if $(wildcard data/results/$(PROFILE)/measures.csv),$(SHOWN),--all)
 # Several words as a list for the notebooks: METHODS="at trades6", SEED="0 1".
 none :=
 comma := ,
@@ -47,7 +47,7 @@ ifneq ($(WORKS),yes)
 endif
 
 help:
-	@echo "make book       train and measure ten models here (METHODS=table1: 19), then build the book from them"
+	@echo "make book       train and measure ten networks here (METHODS=table1: 19), then build the book with them"
 	@echo "make test       unit tests, then every notebook against its stored output"
 	@echo "make test-other the numerical tests with other processor instructions (AVX2, or none)"
 	@echo "make lab        open JupyterLab"
@@ -63,20 +63,18 @@ help:
 	@echo "Variables: PROFILE=$(PROFILE)  METHODS=$(METHODS)  PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX)"
 
 book: $(READY)
-	@echo "== 1/3  Models and measurements: $(METHODS), profile $(PROFILE) (finished ones are kept)"
+	@echo "== 1/4  Models and measurements: $(METHODS), profile $(PROFILE) (finished ones are kept)"
 	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds $(SEED)
-	@echo "== 2/3  Notebooks"
-	$(RUN) nbs/run.py --all $(if $(STORED),--besides $(STORED)) --out _build/live/nbs \
-	  -p profile $(PROFILE) -p source live \
+	@echo "== 2/4  Notebooks"
+	@rm -rf _build/live
+	$(RUN) nbs/run.py $(LIVE) --shared --out _build/live/nbs -p profile $(PROFILE) -p source live \
 	  -p methods "$(call listed,$(METHODS))" -p seeds "[$(call commas,$(SEED))]"
-	@for name in $(STORED); do \
-	  notebook=$$(find nbs -name "$$name*.ipynb" -not -path '*/.*'); \
-	  mkdir -p "_build/live/$$(dirname "$$notebook")"; \
-	  cp "$$notebook" "_build/live/$$notebook"; done
-	@echo "== 3/3  Pages"
+	@echo "== 3/4  Pages"
 	$(RUN) nbs/stage.py _build/live
 	$(VENV)/bin/jupyter-book build _build/live --path-output . --all
 	@test -f _build/html/index.html
+	@echo "== 4/4  A look through the pages"
+	$(RUN) nbs/proofread.py _build/live/nbs
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 test: $(READY)

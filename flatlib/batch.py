@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         help="names from the catalogue, main, table1, all, or robustbench")  # fmt: skip
     add("--suite", nargs="+", default=["default"], choices=suites.NAMES, metavar="SUITE",
         help=f"what is measured: {', '.join(suites.NAMES)}")  # fmt: skip
-    add("--profile", default="digits", help=f"one of {', '.join(profiles.PROFILES)}")
+    add("--profile", default=profiles.DEFAULT, help=f"one of {', '.join(profiles.PROFILES)}")
     add("--seeds", nargs="+", type=int, default=[0], help="all methods of the first seed go first")
     add("--device", default="auto", help="cpu, cuda, cuda:1; auto: the first GPU of each worker")
     workers = 1 if torch.cuda.is_available() else machine.cpus()

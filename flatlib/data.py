@@ -185,6 +185,17 @@ LOADERS = {
 }  # fmt: skip
 
 
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+            "boot")  # fmt: skip
+_THINGS = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_NAMES = {"fashion": _CLOTHES, "fashion-mnist": _CLOTHES, "cifar10": _THINGS}
+
+
+def names(dataset: str) -> tuple[str, ...]:
+    """The classes in one word each, in the order of the labels; those of digits are numbers."""
+    return _NAMES.get(dataset, tuple(map(str, range(10))))
+
+
 def floats(x: Tensor) -> Tensor:
     """Images as floats in [0, 1]; those of a large pool are kept as uint8."""
     return x.float() / 255 if x.dtype == torch.uint8 else x

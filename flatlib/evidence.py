@@ -6,7 +6,7 @@ version of a model (last, scaled), `robustbench` our models and, marked, those o
 
 import pandas as pd
 
-from flatlib import measures, paths, published, results, runs
+from flatlib import measures, paths, profiles, published, results, runs
 
 KEYS = {"models": ["method"], "robustbench": ["method"], "curves": ["method", "epoch"],
         "snapshots": ["method", "epoch"], "versions": ["method", "which"]}  # fmt: skip
@@ -41,7 +41,7 @@ def tables(source):
     return found
 
 
-def gather(methods="all", profile="digits", seeds=(0,), source="auto", workers=1):
+def gather(methods="all", profile=profiles.DEFAULT, seeds=(0,), source="auto", workers=1):
     """A source of our measurements: all that is committed of the methods and seeds, whatever suites
     and however many, or, live, the default suite of all of them.
     """

@@ -264,14 +264,22 @@ def caption(tidy):
     return "; ".join(parts) + "."
 
 
+def _empty(ax):
+    """Whether axes that are shown have nothing in them; a line across them is nothing."""
+    return ax.get_visible() and ax.axison and not np.isfinite(ax.dataLim.get_points()).all()
+
+
 def save(fig, numbers, name, folder):
     """Write folder/name.svg, .png and .csv (the numbers drawn); returns the three paths, or none
     where they cannot be written.
 
     Each file appears complete or not at all, and is the same, byte for byte, for the same figure.
+    Empty panels are told.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name={name!r}; valid: letters, digits, '_', '-' and '.'")
+    if blank := sum(map(_empty, fig.axes)):
+        progress.say(f"{name}: {blank} empty panel{'s' * (blank > 1)}")
     named = numbers.index.name is not None or numbers.index.nlevels > 1
     content = {".csv": numbers.to_csv(index=named, lineterminator="\n").encode()}
     for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):

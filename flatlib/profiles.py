@@ -104,6 +104,7 @@ _MOVING = (*_SPATIAL, "shrink")
 # About a twentieth of the standard ensemble's cost, see book/protocol.md.
 _LIGHT = AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3)
 
+DEFAULT = "fashion"  # real images that come with the project, minutes of a CPU
 PROFILES = {
     "smoke": Profile(
         "smoke", "digits", train=64, test=40, early=32, blocks=(1, 1), width=4, epochs=5, batch=32,

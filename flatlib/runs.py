@@ -8,7 +8,7 @@ import torch
 
 from . import campaign, checks, paths, profiles, progress, results, robustbench, suites
 from .methods import CATALOGUE, MAIN, TABLE1, Method, differences
-from .profiles import Profile
+from .profiles import DEFAULT, Profile
 from .run import Run
 
 SOURCES = ("auto", "committed", "live")
@@ -36,7 +36,7 @@ def _listed(methods) -> list[str]:
 
 
 def select(
-    methods, profile: str | Profile = "digits", seeds=(0,), device: str | None = "auto"
+    methods, profile: str | Profile = DEFAULT, seeds=(0,), device: str | None = "auto"
 ) -> list[Run]:
     """The runs of some methods and seeds, trained or not: nothing is computed.
 
@@ -84,7 +84,7 @@ def _external(methods) -> tuple[list[str], object]:
 
 
 def get(
-    method: str | Method, profile: str | Profile = "digits", seed: int = 0,
+    method: str | Method, profile: str | Profile = DEFAULT, seed: int = 0,
     device: str | None = "auto", progress: bool = True,
 ) -> Run:  # fmt: skip
     """A trained run: loaded when done, continued when begun, trained when absent."""
@@ -116,7 +116,7 @@ def source_of(profile: str | Profile, source: str = "auto") -> str:
 
 
 def collect(
-    methods, profile="digits", seeds=(0,), source="auto", workers: int = 1, suite="default"
+    methods, profile=DEFAULT, seeds=(0,), source="auto", workers: int = 1, suite="default"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(measures, histories) of some methods and seeds, both tidy; ``suite`` says which measures.
 

@@ -86,7 +86,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("notebooks", nargs="*", help="names such as fig01, or paths")
     parser.add_argument("--all", action="store_true", help="every notebook under nbs/")
-    parser.add_argument("--besides", nargs="+", default=[], metavar="NAME", help="with --all: not these")
+    parser.add_argument("--shared", action="store_true",
+                        help="a parameter goes to the notebooks that have it, as with --all")
     parser.add_argument("--list", action="store_true", help="show notebooks and their parameters")
     parser.add_argument("--out", type=Path, default=NBS.parent / "_build" / "executed",
                         metavar="FOLDER", help="where the executed copies go")
@@ -95,8 +96,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.notebooks) + args.all + args.list != 1:
         parser.error("name notebooks, or use --all or --list")
-    if args.besides and not args.all:
-        parser.error("--besides goes with --all")
     if args.out.resolve().is_relative_to(NBS):
         parser.error(f"--out {args.out} lies among the notebooks themselves; choose another folder")
     return args
@@ -116,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
             os.environ[folder] = os.path.abspath(os.path.expanduser(os.environ[folder]))
     try:
         named = dict.fromkeys(resolve(wanted, notebooks) for wanted in args.notebooks)
-        besides = {resolve(name, notebooks) for name in args.besides}
-        chosen = [name for name in named or notebooks if name not in besides]
-        plan = assign(chosen, notebooks, {k: typed(v) for k, v in args.p}, shared=args.all)
+        chosen = list(named or notebooks)
+        plan = assign(chosen, notebooks, {k: typed(v) for k, v in args.p},
+                      shared=args.all or args.shared)
     except (ValueError, yaml.YAMLError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2

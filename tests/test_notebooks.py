@@ -9,6 +9,7 @@ from collections import Counter
 
 import jupytext
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
@@ -16,7 +17,8 @@ from flatlib.paths import ROOT
 
 NBS = ROOT / "nbs"
 sys.path.insert(0, str(NBS))
-import stage  # noqa: E402  (a script beside the notebooks, no package)
+import proofread  # noqa: E402  (scripts beside the notebooks, no package)
+import stage  # noqa: E402
 
 NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(
     part.startswith((".", "_")) for part in p.relative_to(NBS).parts))  # fmt: skip
@@ -82,7 +84,7 @@ def test_one_cell_of_parameters_literals_with_a_comment_each(path):
         value = ast.literal_eval(node.value)
         assert type(value).__name__ == node.annotation.id, f"{line}: type and value disagree"
         assert re.search(r"\S  # \S", line), f"{line}: say what it is in a comment"
-    assert lines[0].startswith('profile: str = "digits"')
+    assert re.match(r"profile: str = \"(fashion|digits)\"", lines[0])
 
 
 @each
@@ -157,17 +159,48 @@ def test_a_bad_value_fails_and_names_the_choices(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_book_is_staged_only_when_no_page_is_missing(tmp_path, capsys):
+def test_a_book_is_staged_with_the_stored_pages_beside_the_executed_ones(tmp_path):
+    own = tmp_path / "nbs" / "found.ipynb"
+    own.parent.mkdir()
+    own.write_text("mine")
+    stage.main(str(tmp_path))
+    assert own.read_text() == "mine"
     for path in NOTEBOOKS:
         copy = tmp_path / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    assert stage.main(str(tmp_path)) == 0 and capsys.readouterr().err == ""
+        assert copy == own or copy.read_bytes() == path.read_bytes()
     assert (tmp_path / "_toc.yml").read_bytes() == (ROOT / "_toc.yml").read_bytes()
     assert (tmp_path / "book" / "intro.md").is_file()
-    (tmp_path / "nbs" / "found.ipynb").unlink()
-    assert stage.main(str(tmp_path)) == 1
-    assert "found.ipynb is missing" in capsys.readouterr().err
+
+
+def page(*outputs):
+    """A notebook of one cell that shows these outputs."""
+    shown = [nbformat.v4.new_output("stream", text=o) if isinstance(o, str) else
+             nbformat.v4.new_output("display_data", o) for o in outputs]  # fmt: skip
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=shown)])
+
+
+def test_a_poorer_page_is_told():
+    def claims(verdict):
+        table = pd.DataFrame({"published": ["holds: 1"], "measured": [verdict]}, ["Flat is robust"])
+        return {"text/html": table.to_html(), "text/plain": str(table)}
+
+    gap = {"text/html": pd.DataFrame({"a": [float("nan")]}).to_html()}
+    stored = page(claims("holds: 0.9"), gap)
+    assert proofread.blemishes(stored, stored) == []
+    new = page(claims("open"), "fig01: 2 empty panels\n", {"text/markdown": "r is **nan**, nan"})
+    assert proofread.blemishes(new, stored) == [
+        "1 more NaN than the stored page", "fig01: 2 empty panels",
+        "“Flat is robust” reads holds, open; stored: holds, holds",
+    ]  # fmt: skip
+    assert proofread.blemishes(stored, new) == [
+        "“Flat is robust” reads holds, holds; stored: holds, open"
+    ]
+
+
+def test_stored_pages_are_looked_through(tmp_path, capsys):
+    stage.main(str(tmp_path))
+    proofread.main(str(tmp_path / "nbs"))
+    assert capsys.readouterr().out == f"Looked through {len(NOTEBOOKS)} pages: nothing to look at\n"
 
 
 def test_every_notebook_runs_at_the_smoke_profile(tmp_path):

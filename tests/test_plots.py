@@ -208,6 +208,16 @@ def test_save_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch, capsy
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_save_tells_of_empty_panels(tmp_path, capsys):
+    fig, axes = plots.panels(2, 2)
+    plots.scatter(PRINTED, X, Y, axes[0, 0], labels=False)
+    plots.scatter(PRINTED.assign(**{X: float("nan")}), X, Y, axes[0, 1], labels=False)
+    axes[1, 0].axvline(0.4)
+    axes[1, 1].set_axis_off()
+    plots.save(fig, PRINTED[[X]], "four", tmp_path)
+    assert capsys.readouterr().err == "four: 2 empty panels\n"
+
+
 @pytest.mark.parametrize("name", ["a/b", "", "a b"])
 def test_save_refuses_odd_names(tmp_path, name):
     with pytest.raises(ValueError, match="name="):

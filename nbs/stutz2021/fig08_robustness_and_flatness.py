@@ -29,21 +29,20 @@
 # of this; the checks say where it does.
 
 # %% tags=["parameters"]
-profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
+profile: str = "fashion"  # smoke, fashion, digits, cifar10-cpu, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
-methods: str = "all"  # all, table1, or the name of one method
+methods: str = "table1"  # table1, all, or the name of one method
 seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import contextlib
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatlib import (
     claims,
+    live,
     paths,
     plots,
     profiles,
@@ -71,11 +70,12 @@ VIEWS = {
 # ## Runs
 
 # %%
-measures, _ = runs.collect(methods, profile, seeds, source, workers)
+shown = live.shown(methods, profile, seeds, source, workers)
+measures, mine = shown.measures, shown.mine
 wide = runs.wide(measures)  # a row for each network
 aa = profiles.get(profile).protocol.autoattack
 Markdown(
-    f"{plots.caption(measures)} AutoAttack here: {', '.join(aa.attacks)} with "
+    f"{shown.caption} AutoAttack here: {', '.join(aa.attacks)} with "
     f"{aa.iterations} iterations; published: the full ensemble, 100 iterations."
 )
 
@@ -118,33 +118,31 @@ for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "published"])
 folder = paths.ROOT / "_build" / "figures" / profile
-shown = ["label", "family", *COLUMNS]
-plots.save(fig, printed[shown], "stutz2021_fig08_published", folder)
+told = ["label", "family", *COLUMNS]
+plots.save(fig, printed[told], "stutz2021_fig08_published", folder)
 plt.show()
 
 # %% mystnb={"figure": {"caption": "Measured here, the same four views. Dotted: least-squares lines. Means over seeds, bars of one standard deviation where there are several seeds; bars, unlike points, may leave the frame.", "name": "fig08-measured"}} tags=["hide-input"]
+drawn, lit = live.over(ours, mine), live.lit(table1, mine)
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
     fit = "split" if x == RLOSS else "line"
-    plots.scatter(ours, x, y, ax, table1, fit, labels=False, crop=True)
+    plots.scatter(drawn, x, y, ax, lit, fit, labels=False, crop=True)
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "measured"])
-shown += [f"{column}_std" for column in COLUMNS if f"{column}_std" in ours]
-plots.save(fig, ours[shown], "stutz2021_fig08_measured", folder)
+told += [f"{column}_std" for column in COLUMNS if f"{column}_std" in ours]
+plots.save(fig, drawn[told], "stutz2021_fig08_measured", folder)
 plt.show()
 
 # %% tags=["hide-input"]
-panels = {f"measured, {view}": (ours, *pair) for view, pair in VIEWS.items()}
+panels = {f"measured, {view}": (drawn, *pair) for view, pair in VIEWS.items()}
 Markdown(plots.outside(panels))
 
 # %% tags=["hide-input"]
-if runs.source_of(profile, source) == "live":
-    with contextlib.suppress(ValueError):  # nothing stored for these settings
-        stored, _ = runs.collect(methods, profile, seeds, "committed")
-        stored = relations.means(runs.wide(stored))
-        display(Markdown("**Your own run beside the stored results** (means)"))
-        parts = {"yours": ours[[RERR, WORST]], "stored": stored[[RERR, WORST]]}
-        display(pd.concat(parts, axis=1).rename(index=names).round(3))
+if mine is not None:
+    display(Markdown("**Your own networks beside the stored ones** (means)"))
+    own = live.beside(ours, mine, [RERR, WORST])
+    display(own.rename(index=names).round(3))
 
 # %% [markdown]
 # ## Checks
