@@ -127,8 +127,8 @@ PROFILES = {
         ),
     ),
     "fashion": Profile(
-        "fashion", "fashion", train=500, test=2000, early=1000, blocks=(1, 1, 1), width=16,
-        epochs=80, batch=50, eps=0.05, without=_MOVING, outer_lr=1.0, log_every=5, log_images=400,
+        "fashion", "fashion", train=500, test=2000, early=2000, blocks=(1, 1, 1), width=16,
+        epochs=100, batch=50, eps=0.06, without=_MOVING, outer_lr=1.0, log_every=5, log_images=400,
         protocol=Protocol(
             restarts=1, draws=5, worst_restarts=2, early_restarts=1,
             autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3),

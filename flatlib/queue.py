@@ -44,10 +44,7 @@ QUEUES = {
         Part(TABLE1, (1, 2), ("default",)),
         Part(REST, (0,), ("default",)),
     ),
-    "fashion": (
-        Part(("at",), (0,), EVERY),
-        Part(TABLE1, (0, 1, 2), ("default",)),
-    ),
+    "fashion": tuple(Part(TABLE1, (seed,), ("default",)) for seed in range(3)),
     "smoke": (Part(("at",), (0,), ("default", "offsets")), Part(("wd0.05",), (0,), ("default",))),
 }
 
