@@ -184,5 +184,5 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .jupyter_cache
-	find flatlib nbs tests -name __pycache__ -prune -exec rm -rf {} +
+	find flatlib flatbook nbs tests -name __pycache__ -prune -exec rm -rf {} +
 	find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +

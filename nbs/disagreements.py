@@ -90,7 +90,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import paths, plots, published, runs
+from flatbook import published
+from flatbook.figures import plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = {  # what is changed -> the usual way, the other way

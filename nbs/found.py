@@ -44,7 +44,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import claims, evidence, paths, plots, published, tables
+from flatbook import claims, published, tables
+from flatbook.claims import evidence
+from flatbook.figures import plots
+from flatlib import paths
 
 pd.set_option("display.max_colwidth", None)
 papers = paths.ROOT / "nbs" / "stutz2021"

@@ -44,7 +44,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import claims, evidence, paths, plots, tables
+from flatbook import claims, tables
+from flatbook.claims import evidence
+from flatbook.figures import plots
+from flatlib import paths
 
 # %% [markdown]
 # ## Sources

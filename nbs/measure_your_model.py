@@ -47,16 +47,15 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 from torch import nn
 
+from flatbook import published
+from flatbook.figures import curves, plots
 from flatlib import (
     PGD,
     average_flatness,
-    curves,
     evaluate,
     layers,
     paths,
-    plots,
     profiles,
-    published,
     runs,
     slices,
     worst_flatness,

@@ -46,18 +46,15 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
+from flatbook import live, published, relations
+from flatbook.figures import curves, plots
 from flatlib import (
     PGD,
     average_flatness,
-    curves,
     data,
     evaluate,
-    live,
     paths,
-    plots,
     profiles,
-    published,
-    relations,
     runs,
     slices,
     worst_flatness,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from flatlib import CATALOGUE, profiles, published
+from flatbook import published
+from flatlib import CATALOGUE, profiles
 from flatlib.data import Dataset, Split
 from flatlib.train import Training, _Curves
 from flatlib.weights import mode

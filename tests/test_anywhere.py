@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from flatlib import batch, campaign, cifar10, data, files, machine, merging, paths, pickled, plots
-from flatlib import published, queue, runs
+from flatbook.figures import plots
+from flatlib import batch, campaign, cifar10, data, files, machine, merging, paths, pickled
+from flatbook import published
+from flatlib import queue, runs
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -239,7 +241,7 @@ def test_words_that_mean_nothing_are_refused_by_name(call, said, fresh_runs):
 
 
 @pytest.mark.parametrize("command", [
-    ["-m", "flatlib.catalogue"], ["-m", "flatlib.queue", "--list"], ["nbs/run.py", "--list"],
+    ["-m", "flatbook.catalogue"], ["-m", "flatlib.queue", "--list"], ["nbs/run.py", "--list"],
 ], ids=lambda command: command[-2])  # fmt: skip
 def test_a_list_may_be_cut_off(command):
     line = f"{sys.executable} {' '.join(command)} | head -1"

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from flatlib import AT, CATALOGUE, catalogue, published
+from flatbook import catalogue, published
+from flatlib import AT, CATALOGUE
 from flatlib.paths import ROOT
 from flatlib.steps import SGD
 
@@ -39,7 +40,7 @@ def test_what_differs_is_said_and_tells_methods_apart():
 
 
 def test_the_page_is_up_to_date():
-    """If not: .venv/bin/python -m flatlib.catalogue --page book/methods.md"""
+    """If not: .venv/bin/python -m flatbook.catalogue --page book/methods.md"""
     text = PAGE.read_text("utf-8")
     assert catalogue.paged(text) == text
 

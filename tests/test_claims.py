@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import claims, evidence, ledger, predicates, published
-from flatlib.comparisons import Below
+from flatbook import claims, published
+from flatbook.claims import evidence, ledger, predicates
+from flatbook.claims.comparisons import Below
 from flatlib.paths import ROOT
 
 PRINTED = claims.printed()

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import courses, curves
+from flatbook import training_curves
+from flatbook.figures import curves
 
 matplotlib.use("Agg")
 
@@ -144,15 +145,15 @@ def test_versions_and_how_far_their_lines_rise():
             for which, loss_of in (("last", lambda x: 3 + x * x), ("scaled-2", lambda x: 3 + x))
             for measure in ("line_random", "line_adversarial")
             for x, loss in zip(s, loss_of(s))]  # fmt: skip
-    table = courses.rises(courses.versions(pd.DataFrame(rows)))
+    table = training_curves.rises(training_curves.versions(pd.DataFrame(rows)))
     assert list(table.index) == ["at", "at, scaled-2"]
     np.testing.assert_allclose(table["line_random"], [1, 0])
     np.testing.assert_allclose(table["line_adversarial"], [1, 1])
-    assert courses.rises(courses.versions(tidy())).empty
+    assert training_curves.rises(training_curves.versions(tidy())).empty
 
 
 def test_snapshots_are_rows_in_order_of_progress():
-    table = courses.snapshots(tidy())
+    table = training_curves.snapshots(tidy())
     assert table["epoch"].tolist() == [5, 15, 19]
     np.testing.assert_allclose(table["progress"], [0.3, 0.8, 1.0])
     np.testing.assert_allclose(table["avg_flatness_rloss"], [2.5, 7.5, 9.5])
@@ -161,9 +162,9 @@ def test_snapshots_are_rows_in_order_of_progress():
 
 
 def test_snapshots_take_the_radius_asked_for():
-    table = courses.snapshots(tidy(), average=0.25)
+    table = training_curves.snapshots(tidy(), average=0.25)
     np.testing.assert_allclose(table["avg_flatness_rloss"], [1.25, 3.75, 4.75])
-    assert "avg_flatness_rloss" not in courses.snapshots(tidy(), average=0.75)
+    assert "avg_flatness_rloss" not in training_curves.snapshots(tidy(), average=0.75)
 
 
 def test_overfitting_is_the_rise_from_the_lowest_point():
@@ -171,7 +172,7 @@ def test_overfitting_is_the_rise_from_the_lowest_point():
     falls["test_rloss"] = 3 - falls["test_rloss"]
     some = pd.concat([history(), falls]).assign(epoch=lambda df: df["progress"] * 10 - 1)
     some.loc[some["progress"] == 0.5, "test_rloss"] = np.nan
-    table = courses.overfitting(some)
+    table = training_curves.overfitting(some)
     first, second = table.loc[("at", 0)], table.loc[("at", 1)]
     assert (first["lowest"], first["at"], first["last"]) == (1.1, 0.1, 2.0)
     assert first["last / lowest"] == pytest.approx(2 / 1.1) and first["train"] == 0.5
@@ -182,22 +183,22 @@ def test_the_early_stopped_model_lies_on_the_curve():
     some = history().assign(epoch=np.arange(10))
     some.loc[::2, "test_rloss"] = np.nan
     early = tidy()[lambda df: df["which"] == "early_stopped"].assign(epoch=4)
-    (row,) = courses.stopped(some, early).to_dict("records")
+    (row,) = training_curves.stopped(some, early).to_dict("records")
     assert row["epoch"] == 4 and row["progress"] == pytest.approx(0.5)
     assert row["rloss"] == pytest.approx(1.5) and row["rerr"] == pytest.approx(0.25)
-    assert courses.stopped(some, early.head(0)).empty
+    assert training_curves.stopped(some, early.head(0)).empty
 
 
 def test_over_epochs_draws_what_is_there():
     columns = {"rloss_test": ("RLoss", "#000000", "-"), "absent": ("absent", "#ff0000", "-")}
-    ax = curves.over_epochs(courses.snapshots(tidy()), columns)
+    ax = curves.over_epochs(training_curves.snapshots(tidy()), columns)
     line, drop = ax.lines
     np.testing.assert_allclose(line.get_xydata(), [[0.3, 5], [0.8, 15], [1, 19]])
     assert drop.get_xdata()[0] == 0.4 and legend(ax) == ["RLoss"]
 
 
 def test_a_path_goes_from_blue_to_red_and_rings_the_last():
-    table = courses.snapshots(tidy())
+    table = training_curves.snapshots(tidy())
     ax = curves.path(table, "avg_flatness_rloss", "rloss_test")
     points, ring = ax.collections
     np.testing.assert_allclose(points.get_offsets(), [[2.5, 5], [7.5, 15], [9.5, 19]])
@@ -208,7 +209,7 @@ def test_a_path_goes_from_blue_to_red_and_rings_the_last():
 
 
 def test_a_path_without_its_measure_is_an_empty_panel():
-    ax = curves.path(courses.snapshots(tidy()), "worst_flatness_rloss", "rloss_test", title="AT")
+    ax = curves.path(training_curves.snapshots(tidy()), "worst_flatness_rloss", "rloss_test", title="AT")
     assert not ax.collections and ax.get_title(loc="left") == "AT"
 
 
@@ -224,7 +225,7 @@ def test_headroom_passes_over_the_first_epochs():
 
 
 def test_the_frame_of_paths_leaves_the_first_epochs_out():
-    table = courses.snapshots(tidy())
+    table = training_curves.snapshots(tidy())
     _, axes = curves.panels(1, 2)
     curves.frame(axes, table, "avg_flatness_rloss", "worst_flatness_rloss", after=0.5)
     assert axes[0, 0].get_xlim() == (pytest.approx(7.3), pytest.approx(9.7))
@@ -246,7 +247,7 @@ def test_shared_limits_hold_all_that_is_drawn():
 def test_described_says_how_lines_were_taken():
     row = {"attack": "pgd10x1", "n": 128, "draws": 10, "xi": 0.5, "scope": "filter"}
     rows = [row | {"measure": "line_filter"}, {"measure": "lambda_max", "n": 400}]
-    assert courses.described(pd.DataFrame(rows)) == (
+    assert training_curves.described(pd.DataFrame(rows)) == (
         "Mean over 10 random directions, filter-wise, length 0.5, RLoss by PGD-10 on 128 images; "
         "Hessian of the mean clean loss on 400 images.")  # fmt: skip
-    assert courses.described(tidy().head(1)) == ""
+    assert training_curves.described(tidy().head(1)) == ""

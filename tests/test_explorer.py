@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from flatlib import explorer, paths, relations
+from flatbook import relations
+from flatbook.figures import explorer
+from flatlib import paths
 
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 MEASURES = {X: "flatness", Y: "RLoss", "rerr_test_aa": "RErr", "nowhere": "not printed"}

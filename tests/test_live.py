@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from flatlib import data, live, paths, relations, results, runs
+from flatbook import live, relations
+from flatlib import data, paths, results, runs
 
 PAIR = ["at", "wd0.05"]
 

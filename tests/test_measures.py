@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import average_flatness, costs, evaluate, measures, plots
+from flatbook.figures import plots
+from flatlib import average_flatness, costs, evaluate, measures
 from flatlib.measures import Subject
 
 FEW, FEWER, ALL = 24, 10, 40

@@ -10,7 +10,8 @@ from functools import cache
 import pytest
 import torch
 
-from flatlib import AT, CATALOGUE, PGD, Method, fit, profiles, published
+from flatbook import published
+from flatlib import AT, CATALOGUE, PGD, Method, fit, profiles
 from flatlib.attacks import PerTask
 from flatlib.batches import Batches
 from flatlib.data import Split

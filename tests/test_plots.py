@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from flatlib import files, plots, published
+from flatbook import published
+from flatbook.figures import plots
+from flatlib import files
 
 matplotlib.use("Agg")
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"

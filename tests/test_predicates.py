@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import along, comparisons, predicates
+from flatbook.claims import trajectories, comparisons, predicates
 
 up = np.arange(12.0)
 wild = np.array([5, 0, 9, 3, 11, 1, 7, 2, 10, 4, 8, 6], float)
@@ -77,27 +77,27 @@ ACROSS = [  # predicate, a table on which it holds, one on which it fails
      table(x=20 - up, y=up + 1), table(x=20 - up, y=20 - up)),
 ]  # fmt: skip
 ALONG = [
-    (along.LowestAfterDrop(), course(test_rloss=down_up, **RATES),
+    (trajectories.LowestAfterDrop(), course(test_rloss=down_up, **RATES),
      course(test_rloss=-up, **RATES)),
-    (along.Continues(), course(test_rloss=down_up, train_rloss=9 - up / 2),
+    (trajectories.Continues(), course(test_rloss=down_up, train_rloss=9 - up / 2),
      course(test_rloss=down_up, train_rloss=up + 9)),
-    (along.RisesFurther(),
+    (trajectories.RisesFurther(),
      course(test_rloss=down_up, test_rloss_correct=up, test_rloss_incorrect=2 * up),
      course(test_rloss=down_up, test_rloss_correct=2 * up, test_rloss_incorrect=up)),
-    (along.CarriesMost(),
+    (trajectories.CarriesMost(),
      course(**ERR, test_rloss=down_up, test_rloss_correct=up, test_rloss_incorrect=2 * up),
      course(**ERR, test_rloss=down_up, test_rloss_correct=2 * up, test_rloss_incorrect=up)),
-    (along.Climbs("x", "t", 1.5), course(x=up, t=down_up), course(x=9, t=down_up)),
-    (along.Climbs("x", "t", methods=("m0",), than="at"),
+    (trajectories.Climbs("x", "t", 1.5), course(x=up, t=down_up), course(x=9, t=down_up)),
+    (trajectories.Climbs("x", "t", methods=("m0",), than="at"),
      two({"x": up + 20, "t": down_up}, {"x": up + 1, "t": down_up}),
      two({"x": up + 1, "t": down_up}, {"x": up + 20, "t": down_up})),
-    (along.Together("x", "y"), course(x=up, y=up), course(x=up, y=wild)),
-    (along.TogetherLess("w", "s", "y"), course(w=wild, s=up, y=up), course(w=up, s=wild, y=up)),
-    (along.Radius("x@smallest", "x", most=0.5),
+    (trajectories.Together("x", "y"), course(x=up, y=up), course(x=up, y=wild)),
+    (trajectories.TogetherLess("w", "s", "y"), course(w=wild, s=up, y=up), course(w=up, s=wild, y=up)),
+    (trajectories.Radius("x@smallest", "x", most=0.5),
      course(**{"x@smallest": up / 4, "x": up, "rloss_test_pgd": down_up}),
      course(**{"x@smallest": up, "x": up, "rloss_test_pgd": down_up})),
-    (along.Scaled("x", 4, 0.25), versions(4, 1, 0.26), versions(1, 1, 1)),
-    (along.Scaled("x", within=0, slack=0.01), versions(0.5, 0.5, 0.51), versions(0.5, 0.5, 0.52)),
+    (trajectories.Scaled("x", 4, 0.25), versions(4, 1, 0.26), versions(1, 1, 1)),
+    (trajectories.Scaled("x", within=0, slack=0.01), versions(0.5, 0.5, 0.51), versions(0.5, 0.5, 0.52)),
 ]  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_each_kind_can_hold_fail_and_stay_open(predicate, good, bad):
 
 def test_no_kind_is_left_out():
     kinds = {type(case[0]) for case in ACROSS + ALONG}
-    for module in (predicates, comparisons, along):
+    for module in (predicates, comparisons, trajectories):
         here = [thing for thing in vars(module).values() if isinstance(thing, type)
                 and thing.__module__ == module.__name__ and "__call__" in vars(thing)]  # fmt: skip
         assert here and not set(here) - kinds
@@ -129,7 +129,7 @@ def test_constant_columns_and_few_methods_stay_open():
     assert predicates.Correlates("x", "y", 0.7)(table(x=1, y=up)) is None
     assert predicates.Correlates("x", "y", 0.7)(table(5, x=up[:5], y=up[:5])) is None
     assert predicates.Uncorrelated("x", "y", enough=4)(table(5, x=up[:5], y=up[:5])) is not None
-    assert along.Together("x", "y")(course(3, x=up[:3], y=up[:3])) is None
+    assert trajectories.Together("x", "y")(course(3, x=up[:3], y=up[:3])) is None
 
 
 def test_intervals_cover_the_value_and_repeat():
@@ -144,13 +144,13 @@ def test_intervals_cover_the_value_and_repeat():
 def test_a_run_that_does_not_overfit_carries_nothing():
     flat = course(test_rloss=10 - up, test_err=0.5, test_rloss_correct=9 - up,
                   test_rloss_incorrect=9 - up)  # fmt: skip
-    assert along.CarriesMost()(flat).shown == "test RLoss does not rise"
-    assert not along.RisesFurther()(flat).holds
-    assert not along.Continues()(flat.assign(train_rloss=9 - up / 2)).holds
+    assert trajectories.CarriesMost()(flat).shown == "test RLoss does not rise"
+    assert not trajectories.RisesFurther()(flat).holds
+    assert not trajectories.Continues()(flat.assign(train_rloss=9 - up / 2)).holds
 
 
 def test_the_drop_is_that_of_the_learning_rate():
     late = course(test_rloss=np.abs(up - 8), lr=[1.0] * 4 + [0.1] * 8, progress=(up + 1) / 12)
-    found = along.LowestAfterDrop()(late)
+    found = trajectories.LowestAfterDrop()(late)
     assert not found.holds and found.value == pytest.approx(9 / 12)
-    assert along.LowestAfterDrop()(late.assign(lr=1.0)) is None
+    assert trajectories.LowestAfterDrop()(late.assign(lr=1.0)) is None

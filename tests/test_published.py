@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import published
+from flatbook import published
 from flatlib.paths import PUBLISHED
 
 FLAT, SHARP, RLOSS = "avg_flatness_rloss", "worst_flatness_rloss", "rloss_test_pgd"

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import paths, profiles, published, results, runs
+from flatbook import published
+from flatlib import paths, profiles, results, runs
 from flatlib.methods import CATALOGUE, TABLE1
 from flatlib.suites import FIXED, THROUGH
 from flatlib.train import Training

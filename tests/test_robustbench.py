@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from flatlib import data, paths, profiles, published, results, robustbench, runs
+from flatbook import published
+from flatlib import data, paths, profiles, results, robustbench, runs
 from flatlib.data import Dataset, Split
 
 SMALL = replace(

@@ -11,20 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from flatbook import published
 from flatlib import (
-    AT,
-    CATALOGUE,
-    PGD,
-    checkpoints,
-    evaluate,
-    measures,
-    paths,
-    profiles,
-    published,
-    run,
-    runs,
-    snapshots,
-)
+    AT, CATALOGUE, PGD, checkpoints, evaluate, measures, paths, profiles, run, runs, snapshots,
+)  # fmt: skip
 from flatlib.files import Damaged
 from flatlib.methods import Noise
 from flatlib.profiles import Protocol

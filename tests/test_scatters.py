@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import plots, published, relations, scatters
+from flatbook import published, relations
+from flatbook.figures import plots, scatters
 
 matplotlib.use("Agg")
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"

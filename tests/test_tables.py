@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatlib import claims, published, tables
+from flatbook import claims, published, tables
 
 HEADINGS = {"rerr_test_aa": ("RErr", 1), "rloss_test_pgd": ("RLoss <PGD>", 2)}
 PRINTED = published.stutz2021()

@@ -9,7 +9,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from flatlib import published
+from flatbook import published
 
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 # method -> shift of its label in points and its horizontal alignment

@@ -39,16 +39,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    explorer,
-    live,
-    paths,
-    plots,
-    relations,
-    runs,
-    scatters,
-)
+from flatbook import claims, live, relations
+from flatbook.figures import explorer, plots, scatters
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"

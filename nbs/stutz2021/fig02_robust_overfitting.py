@@ -37,16 +37,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    live,
-    paths,
-    plots,
-    published,
-    runs,
-)
+from flatbook import claims, live, published, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs
@@ -85,7 +78,7 @@ table = published.compare(wide, list(columns), printed).loc["at"].unstack()
 parts = ["published", "measured", "std", "difference"]
 table = table.reindex(list(columns), columns=parts).dropna(axis=1, how="all")
 table[table.index.str.startswith("rerr")] *= 100
-stopped = courses.stopped(history, measures)
+stopped = training_curves.stopped(history, measures)
 best = stopped["progress"]
 table.loc["best"] = {
     "published": BEST, "measured": best.mean(), "std": best.std(),
@@ -101,9 +94,9 @@ table.rename(columns).round(2)
 # training images. Below, the same for RErr.
 
 # %%
-rise = courses.overfitting(history).loc["at"]
+rise = training_curves.overfitting(history).loc["at"]
 several = "s" * (len(rise) > 1)
-errors = courses.overfitting(history, "test_rerr").loc["at"]
+errors = training_curves.overfitting(history, "test_rerr").loc["at"]
 pd.concat({"RLoss": rise, "RErr": errors}).round(3)
 
 # %% [markdown]

@@ -44,17 +44,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from flatlib import (
-    PGD,
-    claims,
-    paths,
-    plots,
-    profiles,
-    published,
-    relations,
-    runs,
-    slices,
-)
+from flatbook import claims, published, relations
+from flatbook.figures import plots
+from flatlib import PGD, paths, profiles, runs, slices
 
 pd.set_option("display.max_colwidth", None)
 XI = 0.5  # relative radius of the average case

@@ -41,16 +41,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}
@@ -83,8 +76,8 @@ if "at" in shown:
     scaled, _ = runs.collect("at", profile, seeds, source, workers, "scaled")
     measures = pd.concat([measures, scaled], ignore_index=True)
 wide = runs.wide(measures)
-measures = courses.versions(measures)  # "at", "at, scaled-0.5", ...
-Markdown(f"{caption} {courses.described(measures)}")
+measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...
+Markdown(f"{caption} {training_curves.described(measures)}")
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -111,7 +104,7 @@ table.mul(100).rename(names).rename_axis(None).round(1)
 # (random: mean of both ends; adversarial: at s = 1).
 
 # %%
-rises = courses.rises(measures).drop(columns="line_hessian", errors="ignore")
+rises = training_curves.rises(measures).drop(columns="line_hessian", errors="ignore")
 rises = rises.reindex([model for model in dict.fromkeys(models)
                        if model in rises.index])
 rises.rename(names).rename_axis(None).round(2)

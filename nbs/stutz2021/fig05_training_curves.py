@@ -41,16 +41,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 PANELS = {  # title: measure, lines, methods
@@ -115,7 +108,7 @@ for column, heading in headings.items():
 # last RLoss on training images. Means over seeds, sorted by the ratio.
 
 # %% tags=["scroll-output"]
-rise = courses.overfitting(history).groupby("method").mean()
+rise = training_curves.overfitting(history).groupby("method").mean()
 rise = rise.sort_values("last / lowest", ascending=False)
 rise.rename(names).rename_axis(None).round(3)
 

@@ -41,16 +41,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = ["at", "ssl4", "awp0.01", "unlabeled"]
@@ -80,8 +73,8 @@ measures, history = runs.collect(
 )
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
-table = courses.snapshots(measures)
-Markdown(f"{plots.caption(measures)} {courses.described(measures)}")
+table = training_curves.snapshots(measures)
+Markdown(f"{plots.caption(measures)} {training_curves.described(measures)}")
 
 # %% [markdown]
 # ## Published, measured, difference

@@ -39,7 +39,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import claims, paths, plots, published, relations, runs, scatters
+from flatbook import claims, published, relations
+from flatbook.figures import plots, scatters
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"

@@ -40,17 +40,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    live,
-    paths,
-    plots,
-    profiles,
-    published,
-    relations,
-    runs,
-    scatters,
-)
+from flatbook import claims, live, published, relations
+from flatbook.figures import plots, scatters
+from flatlib import paths, profiles, runs
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS, RERR = "rloss_test_pgd", "rerr_test_aa"

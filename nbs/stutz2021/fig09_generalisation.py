@@ -41,7 +41,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import claims, paths, plots, published, relations, runs, scatters
+from flatbook import claims, published, relations
+from flatbook.figures import plots, scatters
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"

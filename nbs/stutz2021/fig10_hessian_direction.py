@@ -39,16 +39,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 ROWS = {  # title: method and colour
@@ -74,9 +67,9 @@ suites = ("default", "lines", "hessian")
 measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
-lines = courses.versions(measures)
+lines = training_curves.versions(measures)
 lines = lines[lines["measure"] == "line_hessian"]
-Markdown(f"{plots.caption(measures)} {courses.described(lines)}")
+Markdown(f"{plots.caption(measures)} {training_curves.described(lines)}")
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -104,7 +97,7 @@ for column, (heading, digits) in headings.items():
 # minus the middle) go together over the methods, as Spearman's coefficients:
 
 # %%
-rise = courses.rises(lines).reindex(columns=["line_hessian"])
+rise = training_curves.rises(lines).reindex(columns=["line_hessian"])
 ours = wide.groupby("method")[["lambda_max", "convexity", RERR]].mean()
 ours = ours.join(rise).rename(
     columns={"line_hessian": "rise", RERR: "RErr"}

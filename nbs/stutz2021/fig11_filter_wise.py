@@ -38,16 +38,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}
@@ -80,9 +73,9 @@ if "at" in shown:
     scaled, _ = runs.collect("at", profile, seeds, source, workers, "scaled")
     measures = pd.concat([measures, scaled], ignore_index=True)
 wide = runs.wide(measures)
-measures = courses.versions(measures)  # "at", "at, scaled-0.5", ...
+measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...
 lines = measures[measures["measure"].isin(["line_random", "line_filter"])]
-Markdown(f"{caption} {courses.described(lines)}")
+Markdown(f"{caption} {training_curves.described(lines)}")
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -100,7 +93,7 @@ table.reindex(shown).mul(100).rename(names).rename_axis(None).round(1)
 # in the middle, in both ways of scaling, and the ratio.
 
 # %%
-rises = courses.rises(lines)
+rises = training_curves.rises(lines)
 rises = rises.reindex([model for model in dict.fromkeys(models)
                        if model in rises.index])
 rises = rises.reindex(columns=["line_random", "line_filter"])

@@ -42,16 +42,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = [(0.25, 0.001), (0.5, 0.003), (0.75, 0.005)]  # average, worst case
@@ -75,9 +68,9 @@ name = next(iter(runs.named(methods)))
 suites = ("default", "training", "training_worst", "training_radii")
 measures, history = runs.collect(name, profile, seeds, source, workers, suites)
 wide = runs.wide(measures)
-tables = {pair: courses.snapshots(measures, *pair) for pair in PAIRS}
+tables = {pair: training_curves.snapshots(measures, *pair) for pair in PAIRS}
 own = measures[measures["asked"] != "radii"]
-Markdown(f"{plots.caption(own)} {courses.described(measures)}")
+Markdown(f"{plots.caption(own)} {training_curves.described(measures)}")
 
 # %% [markdown]
 # ## Published, measured, difference

@@ -41,7 +41,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import claims, courses, curves, paths, plots, published, runs
+from flatbook import claims, published, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 COLORS, DASHES = ("#000000", "#56B4E9", "#E69F00"), ("-", "--", ":")
@@ -67,11 +69,11 @@ name = next(iter(runs.named(methods)))
 suites = ("default", "lines", "hessian", "scaled")
 measures, _ = runs.collect(name, profile, seeds, source, workers, suites)
 wide = runs.wide(measures)
-measures = courses.versions(measures)  # "at", "at, scaled-0.5", ...
+measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...
 models = {name: "× 1", f"{name}, scaled-0.5": "× 0.5",
           f"{name}, scaled-2": "× 2"}
 measures = measures[measures["model"].isin(models)]
-Markdown(f"{plots.caption(measures)} {courses.described(measures)}")
+Markdown(f"{plots.caption(measures)} {training_curves.described(measures)}")
 
 # %% [markdown]
 # ## Published, measured, difference

@@ -43,16 +43,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 COLORS = {  # method: colour
@@ -110,7 +103,7 @@ splits = {
     "test_rloss_incorrect": "incorrect",
 }
 rise = pd.DataFrame({
-    name: courses.overfitting(history, column)["last / lowest"]
+    name: training_curves.overfitting(history, column)["last / lowest"]
     for column, name in splits.items()
 })
 rise = rise.groupby("method").mean().reindex(shown)

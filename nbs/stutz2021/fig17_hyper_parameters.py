@@ -46,18 +46,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from flatlib import (
-    PGD,
-    claims,
-    courses,
-    curves,
-    evaluate,
-    paths,
-    plots,
-    profiles,
-    published,
-    runs,
-)
+from flatbook import claims, published, training_curves
+from flatbook.figures import curves, plots
+from flatlib import PGD, evaluate, paths, profiles, runs
 
 pd.set_option("display.max_colwidth", None)
 SWEEPS = {  # title: methods, from weak to strong
@@ -109,7 +100,7 @@ for column, heading in headings.items():
 # times larger that is; `train` is the last RLoss on training images.
 
 # %% tags=["scroll-output"]
-rise = courses.overfitting(history).groupby("method").mean().reindex(shown)
+rise = training_curves.overfitting(history).groupby("method").mean().reindex(shown)
 rise.rename(names).rename_axis(None).round(3)
 
 # %% [markdown]

@@ -42,16 +42,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = (
@@ -73,7 +66,7 @@ suites = ("default", "training")
 measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
-table = courses.snapshots(measures)
+table = training_curves.snapshots(measures)
 Markdown(plots.caption(measures))
 
 # %% [markdown]

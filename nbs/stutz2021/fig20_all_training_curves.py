@@ -43,16 +43,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from flatlib import (
-    claims,
-    courses,
-    curves,
-    paths,
-    plots,
-    published,
-    relations,
-    runs,
-)
+from flatbook import claims, published, relations, training_curves
+from flatbook.figures import curves, plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = (  # one setting of each method
@@ -100,9 +93,9 @@ for column, heading in COLUMNS.items():
 # and the progress at which early stopping took the network. Means over seeds.
 
 # %% tags=["scroll-output"]
-stopped = courses.stopped(history, measures).groupby("method").mean()
+stopped = training_curves.stopped(history, measures).groupby("method").mean()
 rises = {
-    what: courses.overfitting(history, f"test_{what.lower()}")
+    what: training_curves.overfitting(history, f"test_{what.lower()}")
     .groupby("method").mean().reindex(shown)
     for what in ("RLoss", "RErr")
 }

@@ -40,16 +40,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import (
-    claims,
-    live,
-    paths,
-    plots,
-    profiles,
-    published,
-    runs,
-    tables,
-)
+from flatbook import claims, live, published, tables
+from flatbook.figures import plots
+from flatlib import paths, profiles, runs
 
 pd.set_option("display.max_colwidth", None)
 RERR = "rerr_test_aa"

@@ -41,7 +41,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import claims, paths, plots, profiles, published, runs, tables
+from flatbook import claims, published, tables
+from flatbook.figures import plots
+from flatlib import paths, profiles, runs
 
 pd.set_option("display.max_colwidth", None)
 RERR, LAMBDA, RATIO = "rerr_test_aa", "lambda_max", "convexity_ratio"

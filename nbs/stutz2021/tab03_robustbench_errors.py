@@ -42,16 +42,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import (
-    claims,
-    paths,
-    plots,
-    profiles,
-    published,
-    robustbench,
-    runs,
-    tables,
-)
+from flatbook import claims, published, tables
+from flatbook.figures import plots
+from flatlib import paths, profiles, robustbench, runs
 
 pd.set_option("display.max_colwidth", None)
 FLAT, Y = "avg_flatness_rloss", "rerr_test_aa"

@@ -38,7 +38,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from flatlib import claims, paths, plots, published, runs, tables
+from flatbook import claims, published, tables
+from flatbook.figures import plots
+from flatlib import paths, runs
 
 pd.set_option("display.max_colwidth", None)
 RLOSS, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"

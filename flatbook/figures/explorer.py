@@ -5,7 +5,7 @@ import math
 import plotly.graph_objects as go
 from plotly.io import to_html
 
-from flatlib import plots
+from flatbook.figures import plots
 
 LIBRARY = "../../_static/plotly.min.js"  # seen from a page; book/_ext/offline.py puts it there
 SYMBOLS = {

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from flatlib import plots
-from flatlib.lettering import write_labels
-from flatlib.relations import SWEEPS, settings
+from flatbook.figures import plots
+from flatbook.figures.labels import write_labels
+from flatbook.relations import SWEEPS, settings
 
 STROKES = {  # colour and marker of a sweep, the same in every figure
     "wd": ("#CC79A7", "D"), "clip": ("#D55E00", "o"), "awp": ("#E69F00", "P"),

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from flatlib import files, progress
-from flatlib.lettering import write_labels
+from flatbook.figures.labels import write_labels
 
 KINK = math.log(10)  # robust loss of guessing among 10 classes, 2.30
 LABELS_AT_MOST = 20  # more points than this get a legend only

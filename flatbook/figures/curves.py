@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from flatlib.courses import DIRECTIONS
-from flatlib.plots import NAMES, panels, style
+from flatbook.training_curves import DIRECTIONS
+from flatbook.figures.plots import NAMES, panels, style
 
 # Hues of Okabe & Ito and of Tol.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255",

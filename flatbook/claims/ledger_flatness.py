@@ -3,10 +3,10 @@
 Where a sentence of the paper has no number, the number asked for here is ours and is said.
 """
 
-from flatlib.along import Climbs, Radius, Scaled, Together, TogetherLess
-from flatlib.comparisons import Below, Both, Bounded, Lowest, Needs, Ordered, Others, Rises
+from flatbook.claims.trajectories import Climbs, Radius, Scaled, Together, TogetherLess
+from flatbook.claims.comparisons import Below, Both, Bounded, Lowest, Needs, Ordered, Others, Rises
 from flatlib.methods import TABLE1
-from flatlib.predicates import Claim, Correlates, CorrelatesLess, Sweeps, Uncorrelated
+from flatbook.claims.predicates import Claim, Correlates, CorrelatesLess, Sweeps, Uncorrelated
 
 FLAT, SHARP = "avg_flatness_rloss", "worst_flatness_rloss"  # average case, worst case
 CLEAN, CLEAN_SHARP = "avg_flatness_loss", "worst_flatness_loss"

@@ -6,7 +6,8 @@ version of a model (last, scaled), `robustbench` our models and, marked, those o
 
 import pandas as pd
 
-from flatlib import measures, paths, profiles, published, results, runs
+from flatbook import published
+from flatlib import measures, paths, profiles, results, runs
 
 KEYS = {"models": ["method"], "robustbench": ["method"], "curves": ["method", "epoch"],
         "snapshots": ["method", "epoch"], "versions": ["method", "which"]}  # fmt: skip

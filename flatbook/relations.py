@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from flatlib import published
+from flatbook import published
 
 SWEEPS = {  # what comes before the setting in a method's name -> the setting in words
     "wd": "weight decay", "clip": "weight clipping, w_max", "awp": "AT-AWP, ξ",

@@ -1,6 +1,6 @@
 """The 74 methods as one table: how each is called in the paper, and what differs from AT.
 
-``python -m flatlib.catalogue`` prints it; with ``--page FILE`` it is brought up to date between the
+``python -m flatbook.catalogue`` prints it; with ``--page FILE`` it is brought up to date between the
 two marks in that page of the book.
 """
 
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import checkpoints, progress, published
-from .keys import describe
-from .methods import CATALOGUE, TABLE1, differences
+from flatbook import published
+from flatlib import checkpoints, progress
+from flatlib.keys import describe
+from flatlib.methods import CATALOGUE, TABLE1, differences
 
 MARKS = "<!-- methods: begin -->", "<!-- methods: end -->"
 
@@ -85,8 +86,8 @@ def paged(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: ``python -m flatlib.catalogue --help``."""
-    parser = argparse.ArgumentParser(prog="python -m flatlib.catalogue", description=__doc__)
+    """The command line: ``python -m flatbook.catalogue --help``."""
+    parser = argparse.ArgumentParser(prog="python -m flatbook.catalogue", description=__doc__)
     parser.add_argument("--page", type=Path, help="write the table into this page, print nothing")
     page = parser.parse_args(arguments).page
     if page is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import binomtest, spearmanr
 
-from flatlib.predicates import ENOUGH, Verdict, ordered, taken
+from flatbook.claims.predicates import ENOUGH, Verdict, ordered, taken
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The ledger decided: every claim on every source, printed or measured. Nothing is typed by hand.
 
-`flatlib.ledger` holds the claims, `flatlib.predicates`, `comparisons` and `along` what decides
-them, `flatlib.evidence` makes the tables they are decided on.
+`ledger` holds the claims, `predicates`, `comparisons` and `trajectories` what decides them,
+`evidence` makes the tables they are decided on.
 """
 
 import math
@@ -9,10 +9,10 @@ from dataclasses import fields, is_dataclass
 
 import pandas as pd
 
-from flatlib import evidence
-from flatlib.evidence import printed
-from flatlib.ledger import LEDGER
-from flatlib.predicates import KINK, Claim, Verdict
+from flatbook.claims import evidence
+from flatbook.claims.evidence import printed
+from flatbook.claims.ledger import LEDGER
+from flatbook.claims.predicates import KINK, Claim, Verdict
 
 __all__ = ["KINK", "LEDGER", "Claim", "Verdict", "find", "printed", "table", "verdicts"]
 COLUMNS = ("id", "paper", "topic", "place", "item", "statement", "source", "verdict", "value",

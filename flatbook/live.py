@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from . import paths, plots, relations, results, runs
-from .methods import CATALOGUE
+from flatbook import relations
+from flatbook.figures import plots
+from flatlib import paths, results, runs
+from flatlib.methods import CATALOGUE
 
 
 class Shown(NamedTuple):

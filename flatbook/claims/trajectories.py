@@ -1,14 +1,14 @@
 """Kinds of statements along one training run, or between versions of one model.
 
 `curves` and `snapshots` are indexed by (method, epoch), `versions` by (method, which): see
-`flatlib.evidence`. As in `flatlib.predicates`, None means that what is needed is not there.
+`evidence`. As in `predicates`, None means that what is needed is not there.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from flatlib.predicates import Verdict
+from flatbook.claims.predicates import Verdict
 
 ENOUGH = 4  # snapshots of a run below which nothing is said about it
 

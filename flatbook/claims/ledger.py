@@ -1,25 +1,17 @@
 """The ledger: quantitative statements of Stutz et al. 2021, in our words, and what decides each.
 
-This part is about robust overfitting; that about flatness is in `flatlib.ledger_flatness`.
+This part is about robust overfitting; that about flatness is in `ledger_flatness`.
 """
 
-from flatlib.along import CarriesMost, Climbs, Continues, LowestAfterDrop, RisesFurther
-from flatlib.comparisons import Below, Both, Bounded, Falls, Pairs, Rises, RisesMore, Stays
-from flatlib.ledger_flatness import (
-    ACROSS,
-    CURVATURE,
-    DECAYS,
-    FLAT,
-    NONLINEAR,
-    RERR,
-    RLOSS,
-    SINGLE,
-    STOPPED,
-    TRAIN,
-    TRAINING,
+from flatbook.claims.trajectories import (
+    CarriesMost, Climbs, Continues, LowestAfterDrop, RisesFurther,
+)  # fmt: skip
+from flatbook.claims.comparisons import Below, Both, Bounded, Falls, Pairs, Rises, RisesMore, Stays
+from flatbook.claims.ledger_flatness import (
+    ACROSS, CURVATURE, DECAYS, FLAT, NONLINEAR, RERR, RLOSS, SINGLE, STOPPED, TRAIN, TRAINING,
     stutz,
-)
-from flatlib.predicates import KINK, Correlates, Flattens
+)  # fmt: skip
+from flatbook.claims.predicates import KINK, Correlates, Flattens
 
 SCHEDULES = ("const0.05", "late", "cyclic", "cyclic2", "cyclic3", "cyclic4")
 

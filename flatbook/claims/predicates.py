@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flatlib.published import correlation
+from flatbook.published import correlation
 
 ENOUGH = 10  # methods below which a statement "across methods" is left open
 RESAMPLES = 1000  # of the methods, for the interval of a difference of correlations
@@ -41,7 +41,7 @@ class Claim:
     item: str  # the notebook that shows it: "fig08", "tab01"
     statement: str
     predicate: Callable
-    reads: str = "models"  # the table of `flatlib.evidence` the predicate is called with
+    reads: str = "models"  # the table of `evidence` the predicate is called with
 
 
 def taken(df, columns, methods=()):
