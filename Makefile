@@ -64,7 +64,7 @@ help:
 
 book: $(READY)
 	@echo "== 1/4  Models and measurements: $(METHODS), profile $(PROFILE) (finished ones are kept)"
-	$(RUN) -m flatlib.batch --methods $(METHODS) --profile $(PROFILE) --seeds $(SEED)
+	$(RUN) -m flatlib.runs --methods $(METHODS) --profile $(PROFILE) --seeds $(SEED)
 	@echo "== 2/4  Notebooks"
 	@rm -rf _build/live
 	$(RUN) nbs/run.py $(LIVE) --shared --out _build/live/nbs -p profile $(PROFILE) -p source live \
@@ -112,7 +112,7 @@ notebooks: $(READY)
 
 # Goes on where it was stopped; every line can be called by itself.
 COSTLY := at awp0.01 ssl4 unlabeled
-RESULTS = $(RUN) -m flatlib.batch --profile $(PROFILE) --commit
+RESULTS = $(RUN) -m flatlib.runs --profile $(PROFILE) --commit
 results: $(READY)
 	$(RESULTS) --methods all --seeds 0 1 2
 	$(RESULTS) --methods at --suite scaled training_radii choices
@@ -131,10 +131,10 @@ campaign: $(READY)
 	@cd .campaign; trap 'kill 0' INT TERM; for worker in $$(seq $(WORKERS)); do \
 	  FLATLIB_RUNS="$${FLATLIB_RUNS:-$(CURDIR)/runs}" OMP_NUM_THREADS=1 \
 	  FLATLIB_DATASETS="$${FLATLIB_DATASETS:-$(CURDIR)/datasets}" \
-	  $(CURDIR)/$(RUN) -m flatlib.queue --profile $(QUEUE) --pending $(WAITING) & done; wait
+	  $(CURDIR)/$(RUN) -m flatlib.runs.queue --profile $(QUEUE) --pending $(WAITING) & done; wait
 
 merge: $(READY)
-	$(RUN) -m flatlib.queue --profile $(QUEUE) --merge
+	$(RUN) -m flatlib.runs.queue --profile $(QUEUE) --merge
 	$(MAKE) notebooks
 
 # PEERS=1 times other packages too; BENCH="--quick" or BENCH="--only pgd worst" passes options on.

@@ -7,11 +7,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from flatlib import AT, PGD, average_flatness, eigenvalues, hessian, worst_flatness
+from flatlib import AT, PGD, average_flatness, eigenvalues, worst_flatness
 from flatlib.data import Split
-from flatlib.kernels import freeze
+from flatlib.fast.forward import freeze
+from flatlib.measures import hessian
 from flatlib.streams import Streams
-from flatlib.train import objective
+from flatlib.training.train import objective
 
 from . import peers, plain
 from .floor import Passes, Work

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from flatlib.provenance import provenance
+from flatlib.files.provenance import provenance
 
 from . import peers
 from .floor import Floor

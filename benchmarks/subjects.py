@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlib import AT, fit, profiles
-from flatlib.attacks import PAPER_STEP
-from flatlib.models import ResNet, initialise
+from flatlib import AT, fit
+from flatlib.attacks.pgd import PAPER_STEP
+from flatlib.networks.resnet import ResNet, initialise
+from flatlib.training import profiles
 
 from . import plain
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from flatlib import AT, PGD, average_flatness, evaluate, fit, profiles, worst_flatness
+from flatlib import AT, PGD, average_flatness, evaluate, fit, worst_flatness
+from flatlib.training import profiles
 
 from . import plain
 from .items import BASE, OURS, Item

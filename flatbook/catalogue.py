@@ -1,7 +1,7 @@
 """The 74 methods as one table: how each is called in the paper, and what differs from AT.
 
-``python -m flatbook.catalogue`` prints it; with ``--page FILE`` it is brought up to date between the
-two marks in that page of the book.
+``python -m flatbook.catalogue`` prints it; with ``--page FILE`` it is brought up to date between
+the two marks in that page of the book.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from flatbook import published
-from flatlib import checkpoints, progress
+from flatlib.files import checkpoints, progress
 from flatlib.keys import describe
-from flatlib.methods import CATALOGUE, TABLE1, differences
+from flatlib.training.methods import CATALOGUE, TABLE1, differences
 
 MARKS = "<!-- methods: begin -->", "<!-- methods: end -->"
 

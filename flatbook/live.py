@@ -6,8 +6,10 @@ import pandas as pd
 
 from flatbook import relations
 from flatbook.figures import plots
-from flatlib import paths, results, runs
-from flatlib.methods import CATALOGUE
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.runs import results
+from flatlib.training.methods import CATALOGUE
 
 
 class Shown(NamedTuple):

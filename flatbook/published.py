@@ -14,7 +14,7 @@ from scipy.stats import (
     spearmanr,
 )
 
-from flatlib.paths import PUBLISHED
+from flatlib.files.paths import PUBLISHED
 
 MISPRINT = ("clip0.025", "avg_flatness_rloss")  # Table 5 prints 0 there
 SLIPS = {"Cyclic": "Cyclic x2", "Larger epsilon=8/255": "Larger epsilon=9/255"}  # in Table 1

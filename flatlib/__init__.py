@@ -3,21 +3,37 @@
 f, w = as_function(model), layers(model) turns any network into a function of its weights; attacks,
 flatness measures, landscapes and training methods are written on top of it. Start with the book, or
 with ``help(PGD)``.
+
+What trains networks or reads tables is imported when it is first asked for: measuring a network of
+one's own needs neither.
 """
 
-from . import runs
-from .attacks import PGD
-from .autoattack import AutoAttack
-from .evaluate import evaluate
-from .flatness import average_flatness, worst_flatness
-from .hessian import eigenvalues
-from .landscape import slices
-from .methods import AT, CATALOGUE, Method
-from .train import fit
-from .weights import as_function, layers
+from importlib import import_module
+
+from flatlib.attacks.autoattack import AutoAttack
+from flatlib.attacks.pgd import PGD
+from flatlib.measures.evaluate import evaluate
+from flatlib.measures.flatness import average_flatness, worst_flatness
+from flatlib.measures.hessian import eigenvalues
+from flatlib.measures.landscape import slices
+from flatlib.weights import as_function, layers
 
 __version__ = "0.1.0"
 __all__ = [
     "AT", "CATALOGUE", "PGD", "AutoAttack", "Method", "as_function", "average_flatness",
     "eigenvalues", "evaluate", "fit", "layers", "runs", "slices", "worst_flatness",
 ]  # fmt: skip
+_LATER = {"AT": "training.methods", "CATALOGUE": "training.methods", "Method": "training.methods",
+          "fit": "training.train"}  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name == "runs":
+        return import_module("flatlib.runs")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

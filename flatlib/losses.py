@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks
+from flatlib import checks
 
 ROTATIONS = 4
 

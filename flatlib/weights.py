@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from .traces import unchanged
+from flatlib.traces import unchanged
 
 Weights = dict[str, Tensor]
 
@@ -284,3 +284,14 @@ def no_statistics(model: nn.Module):
         with torch.no_grad():
             for buffer, value in zip(buffers, before):
                 buffer.copy_(value)
+
+
+def gradient(objective, w: Weights, wrt: Weights) -> Weights:
+    """The gradient of the scalar objective(w) with respect to the layers named in ``wrt``, zero
+    for those it does not depend on.
+    """
+    leaves = {k: v.detach().requires_grad_(k in wrt) for k, v in w.items()}
+    with torch.enable_grad():
+        wanted = [leaves[k] for k in wrt]
+        grads = torch.autograd.grad(objective(leaves), wanted, materialize_grads=True)
+    return dict(zip(wrt, grads))

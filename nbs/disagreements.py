@@ -92,7 +92,8 @@ from IPython.display import Markdown
 
 from flatbook import published
 from flatbook.figures import plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = {  # what is changed -> the usual way, the other way

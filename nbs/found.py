@@ -47,7 +47,7 @@ from IPython.display import Markdown
 from flatbook import claims, published, tables
 from flatbook.claims import evidence
 from flatbook.figures import plots
-from flatlib import paths
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 papers = paths.ROOT / "nbs" / "stutz2021"

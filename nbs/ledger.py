@@ -47,7 +47,7 @@ from IPython.display import Markdown, display
 from flatbook import claims, tables
 from flatbook.claims import evidence
 from flatbook.figures import plots
-from flatlib import paths
+from flatlib.files import paths
 
 # %% [markdown]
 # ## Sources

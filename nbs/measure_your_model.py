@@ -54,12 +54,12 @@ from flatlib import (
     average_flatness,
     evaluate,
     layers,
-    paths,
-    profiles,
     runs,
     slices,
     worst_flatness,
 )
+from flatlib.files import paths
+from flatlib.training import profiles
 
 folder = paths.ROOT / "_build" / "figures" / profile
 

@@ -53,12 +53,12 @@ from flatlib import (
     average_flatness,
     data,
     evaluate,
-    paths,
-    profiles,
     runs,
     slices,
     worst_flatness,
 )
+from flatlib.files import paths
+from flatlib.training import profiles
 
 folder = paths.ROOT / "_build" / "figures" / profile
 names = published.stutz2021()["label"]

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flatlib import data, paths, profiles
-from flatlib.methods import AT
-from flatlib.models import ResNet, initialise
-from flatlib.train import fit
+from flatlib import data
+from flatlib.files import paths
+from flatlib.networks.resnet import ResNet, initialise
+from flatlib.training import profiles
+from flatlib.training.methods import AT
+from flatlib.training.train import fit
 
 torch.set_num_threads(1)
 

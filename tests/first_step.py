@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from flatbook import published
-from flatlib import CATALOGUE, profiles
+from flatlib import CATALOGUE
 from flatlib.data import Dataset, Split
-from flatlib.train import Training, _Curves
+from flatlib.training import profiles
+from flatlib.training.train import Training, _Curves
 from flatlib.weights import mode
 
 FILE = Path(__file__).with_suffix(".csv")

@@ -13,9 +13,13 @@ import pytest
 from PIL import Image
 
 from flatbook.figures import plots
-from flatlib import batch, campaign, cifar10, data, files, machine, merging, paths, pickled
+from flatlib import data
+from flatlib.data import cifar10, pickled
+from flatlib.files import atomic, machine, paths
+from flatlib.runs import batch, campaign, merging
 from flatbook import published
-from flatlib import queue, runs
+from flatlib import runs
+from flatlib.runs import queue
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -47,7 +51,7 @@ def test_a_figure_is_shown_where_nothing_can_be_written(tmp_path, monkeypatch, c
     def read_only(path, content):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(files, "write", read_only)
+    monkeypatch.setattr(atomic, "write", read_only)
     fig, _ = plt.subplots()
     assert plots.save(fig, pd.DataFrame({"a": [1]}), "shown", tmp_path / "new") == []
     assert "shown.*: [Errno 30] Read-only file system" in capsys.readouterr().err
@@ -241,7 +245,7 @@ def test_words_that_mean_nothing_are_refused_by_name(call, said, fresh_runs):
 
 
 @pytest.mark.parametrize("command", [
-    ["-m", "flatbook.catalogue"], ["-m", "flatlib.queue", "--list"], ["nbs/run.py", "--list"],
+    ["-m", "flatbook.catalogue"], ["-m", "flatlib.runs.queue", "--list"], ["nbs/run.py", "--list"],
 ], ids=lambda command: command[-2])  # fmt: skip
 def test_a_list_may_be_cut_off(command):
     line = f"{sys.executable} {' '.join(command)} | head -1"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flatlib import PGD, AutoAttack, evaluate
-from flatlib.attacks import PAPER_STEP, IgnoreIncorrect, PerTask, PreventLeaking
+from flatlib.attacks.pgd import PAPER_STEP, IgnoreIncorrect, PerTask, PreventLeaking
 from flatlib.losses import cross_entropy, kl, own_task
 
 pytestmark = pytest.mark.numerical
@@ -126,7 +126,7 @@ def test_stacked_restarts_are_restarts_one_after_the_other(tiny, xy, monkeypatch
     attack = PGD(eps=0.1, steps=4, restarts=5, **settings)
     found = []
     for pixels in (0, 2 * xy[0].numel(), 2**30):  # one, two, all at once
-        monkeypatch.setattr("flatlib.attacks.STACKED", pixels)
+        monkeypatch.setattr("flatlib.attacks.pgd.STACKED", pixels)
         g = torch.Generator().manual_seed(3)
         starts = list(attack.starts(tiny, *xy, g))
         assert len(starts) == 5 and all(x.shape == xy[0].shape for x, _ in starts)

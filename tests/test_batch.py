@@ -11,28 +11,18 @@ import pytest
 import torch
 from filelock import FileLock
 
-from flatlib import (
-    CATALOGUE,
-    batch,
-    campaign,
-    costs,
-    data,
-    measures,
-    paths,
-    profiles,
-    results,
-    runs,
-    snapshots,
-    suites,
-)
-from flatlib.run import Run
+from flatlib import CATALOGUE, data, runs
+from flatlib.files import paths
+from flatlib.runs import batch, campaign, costs, measurements, results, suites
+from flatlib.runs.run import Run
+from flatlib.training import profiles, snapshots
 
 FAST = (("robustness", "last", "test"),)
 
 
 def command(*arguments, folder):
     return subprocess.run(
-        [sys.executable, "-m", "flatlib.batch", "--profile", "smoke", *arguments],
+        [sys.executable, "-m", "flatlib.runs", "--profile", "smoke", *arguments],
         capture_output=True, text=True, timeout=300, cwd=folder,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "FLATLIB_RUNS": str(folder / "runs")},
     )  # fmt: skip
@@ -339,6 +329,6 @@ def test_the_estimate_counts_what_is_to_be_done():
     assert one.runs == 1 and 0 < one.seconds < 600
     assert "1 run" in one.describe() and "2 worker" in costs.Estimate(100, 3, 2).describe()
     digits = profiles.get("digits")
-    for name in measures.MEASURES:
+    for name in measurements.MEASURES:
         small, large = (costs.measuring(p, name) for p in (at.profile, digits))
         assert 0 < small < large

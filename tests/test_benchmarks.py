@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flatlib import AT, PGD, average_flatness, hessian, paths, weights, worst_flatness
+from flatlib import AT, PGD, average_flatness, weights, worst_flatness
 from flatlib.data import Split
+from flatlib.files import paths
+from flatlib.measures import hessian
 from flatlib.streams import Streams
-from flatlib.train import objective
+from flatlib.training.train import objective
 
 sys.path.insert(0, str(paths.ROOT))  # also for a bare "pytest"
 

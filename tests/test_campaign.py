@@ -14,19 +14,10 @@ import pandas as pd
 import pytest
 from dask.distributed import LocalCluster
 
-from flatlib import (
-    batch,
-    campaign,
-    checkpoints,
-    clock,
-    files,
-    paths,
-    profiles,
-    results,
-    runs,
-    suites,
-    tidy,
-)
+from flatlib import runs
+from flatlib.files import atomic, checkpoints, clock, paths, tidy
+from flatlib.runs import batch, campaign, results, suites
+from flatlib.training import profiles
 
 FAST = (("robustness", "last", "test"),)
 KINDS = {"measures.csv": tidy.MEASURES, "history.csv": tidy.HISTORY,
@@ -69,7 +60,7 @@ def test_a_killed_worker_costs_at_most_an_epoch(fresh_runs, tmp_path, monkeypatc
 
 
 def test_two_campaigns_share_a_folder(fresh_runs, tmp_path):
-    arguments = [sys.executable, "-m", "flatlib.batch", "--profile", "smoke", "--methods", "at",
+    arguments = [sys.executable, "-m", "flatlib.runs", "--profile", "smoke", "--methods", "at",
                  "mish", "--workers", "1"]  # fmt: skip
     both = [
         subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -206,7 +197,7 @@ def fill(monkeypatch, writes):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return inner(handle)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     return lambda: left.__setitem__(0, 10**6)
 
 

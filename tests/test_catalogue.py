@@ -6,8 +6,8 @@ import pytest
 
 from flatbook import catalogue, published
 from flatlib import AT, CATALOGUE
-from flatlib.paths import ROOT
-from flatlib.steps import SGD
+from flatlib.files.paths import ROOT
+from flatlib.training.optimisers import SGD
 
 PAGE = ROOT / "book" / "methods.md"
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flatlib import choices, profiles
-from flatlib.measures import MEASURES, Subject
+from flatlib.runs import disagreements
+from flatlib.runs.measurements import MEASURES, Subject
+from flatlib.training import profiles
 from flatlib.weights import layers, norms, sample
 
 NAMES = {
@@ -27,18 +28,18 @@ def subject(smoke, robust):
 
 @pytest.fixture(scope="module")
 def rows(subject):
-    return {row["measure"]: row for row in choices.choices(subject)}
+    return {row["measure"]: row for row in disagreements.choices(subject)}
 
 
 def test_flatness_takes_as_many_images_as_the_protocol_says(subject, rows):
     few = copy(subject)
     few.protocol = replace(subject.protocol, flatness_images=24)
-    found = {row["measure"]: row for row in choices.choices(few)}
+    found = {row["measure"]: row for row in disagreements.choices(few)}
     alone = Subject(subject.model, subject.data, replace(subject.profile, test=24), "test")
     for name, row in found.items():
         assert row["n"] == (40 if "restarts" in name else 24)
     assert found["choice_clean_few"]["value"] == pytest.approx(
-        next(r["value"] for r in choices.choices(alone) if r["measure"] == "choice_clean_few"))
+        next(r["value"] for r in disagreements.choices(alone) if r["measure"] == "choice_clean_few"))
 
 
 def test_every_choice_has_a_row(rows):
@@ -65,8 +66,8 @@ def test_one_batch_is_the_whole_set(subject, rows):
 
 def test_the_same_nu_is_made_shorter(subject, rows):
     """Without shortening, the loop of this module gives what `average_flatness` gives."""
-    g = subject.generator(choices.AVERAGE)
-    losses = choices._inside(subject, lambda u, d: 1.0, g, subject.generator("any"))
+    g = subject.generator(disagreements.AVERAGE)
+    losses = disagreements._inside(subject, lambda u, d: 1.0, g, subject.generator("any"))
     found = losses.mean().item() - subject.report.RLoss
     assert found == pytest.approx(rows["choice_average_batch"]["value"], abs=1e-5)
 
@@ -74,8 +75,8 @@ def test_the_same_nu_is_made_shorter(subject, rows):
 def test_lengths_inside_the_ball(tiny, g):
     w = layers(tiny)
     nu = sample(w, 0.5, g)
-    for name, length in choices.LENGTHS.items():
-        shorter = norms(choices._shorter(nu, length, g))
+    for name, length in disagreements.LENGTHS.items():
+        shorter = norms(disagreements._shorter(nu, length, g))
         ratios = torch.stack([shorter[k] / n for k, n in norms(nu).items() if n > 0])
         assert (ratios <= 1 + 1e-6).all()
         assert (ratios.mean() > 0.9) == (name == "choice_average_ball")
@@ -84,4 +85,4 @@ def test_lengths_inside_the_ball(tiny, g):
 def test_the_default_protocol_is_the_papers_choice():
     paper = profiles.get("cifar10").protocol
     assert paper.worst_xi == (0.003,) and paper.worst_lr == 0.001
-    assert choices.SMALL_XI < paper.worst_xi[0] and choices.LONG_STEP > paper.worst_lr
+    assert disagreements.SMALL_XI < paper.worst_xi[0] and disagreements.LONG_STEP > paper.worst_lr

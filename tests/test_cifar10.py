@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib import CATALOGUE, cifar10, data, measures, paths, runs, suites
-from flatlib.autoattack import AutoAttack
-from flatlib.profiles import Profile, Protocol
-from flatlib.train import Training
+from flatlib import CATALOGUE, data, runs
+from flatlib.attacks.autoattack import AutoAttack
+from flatlib.data import cifar10
+from flatlib.files import paths
+from flatlib.runs import measurements, suites
+from flatlib.training.profiles import Profile, Protocol
+from flatlib.training.train import Training
 
 ARCHIVE = os.environ.get("FLATLIB_CIFAR10")
 pytestmark = pytest.mark.skipif(not ARCHIVE, reason="FLATLIB_CIFAR10 names no archive of images")
@@ -32,7 +35,7 @@ TINY = Profile(
     ),
 )  # fmt: skip
 SOME = (("robustness", "last", "test"), ("average", "last", "test"), ("worst", "last", "test"))
-EVERY = tuple((measure, "last", "test") for measure in measures.MEASURES)
+EVERY = tuple((measure, "last", "test") for measure in measurements.MEASURES)
 PER_CLASS = {"train": 20, "test": 4}
 
 
@@ -86,7 +89,7 @@ def test_a_method_trains_and_is_measured(there, name):
 @pytest.mark.parametrize("name", ["at", "ssl4", "gelu", "dropout", "unlabeled"])
 def test_a_network_passes_every_measure(there, name):
     table = runs.get(name, TINY, progress=False).measure(EVERY)
-    assert set(table.asked) == set(measures.MEASURES) and finite(table)
+    assert set(table.asked) == set(measurements.MEASURES) and finite(table)
 
 
 def test_every_suite_can_be_taken(there):

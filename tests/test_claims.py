@@ -10,7 +10,7 @@ import pytest
 from flatbook import claims, published
 from flatbook.claims import evidence, ledger, predicates
 from flatbook.claims.comparisons import Below
-from flatlib.paths import ROOT
+from flatlib.files.paths import ROOT
 
 PRINTED = claims.printed()
 WIDE = PRINTED["wide"]

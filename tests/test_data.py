@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from flatlib import augment, data, profiles
-from flatlib.batches import Batches, rotations
-from flatlib.data import Dataset, Split
+from flatlib import data
+from flatlib.data import Dataset, Split, augment
+from flatlib.data.batches import Batches, rotations
 from flatlib.streams import Streams
+from flatlib.training import profiles
 
 ARCHIVE = os.environ.get("FLATLIB_CIFAR10")
 CLASSES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay"]

@@ -12,7 +12,7 @@ from pyautoattack.square import SquareAttack
 from torch import nn
 
 from flatlib import AT, PGD, AutoAttack, evaluate
-from flatlib.train import fit
+from flatlib.training.train import fit
 
 EPS = 0.1
 PGD7 = PGD(eps=EPS, steps=7)

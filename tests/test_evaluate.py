@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from flatlib import PGD, average_flatness, eigenvalues, evaluate, slices, worst_flatness
-from flatlib.evaluate import robust_errors
 from flatlib.losses import cross_entropy
+from flatlib.measures.evaluate import robust_errors
 
 pytestmark = pytest.mark.numerical
 

@@ -7,7 +7,7 @@ import pytest
 
 from flatbook import relations
 from flatbook.figures import explorer
-from flatlib import paths
+from flatlib.files import paths
 
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 MEASURES = {X: "flatness", Y: "RLoss", "rerr_test_aa": "RErr", "nowhere": "not printed"}

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib import data, fashion, paths, profiles, runs
-from flatlib.methods import AT, CATALOGUE
-from flatlib.profiles import adapt
-from flatlib.train import fit
+from flatlib import data, runs
+from flatlib.data import fashion
+from flatlib.files import paths
+from flatlib.training import profiles
+from flatlib.training.methods import AT, CATALOGUE
+from flatlib.training.profiles import adapt
+from flatlib.training.train import fit
 
 FOLDER = paths.DATA / "fashion"
 MAKE = runpy.run_path(FOLDER / "make.py")

@@ -7,7 +7,8 @@ import pytest
 from first_step import FILE, take
 
 from flatbook import published
-from flatlib import AT, CATALOGUE, train
+from flatlib import AT, CATALOGUE
+from flatlib.training import train
 
 STORED = pd.read_csv(FILE).set_index("method")
 # Over AVX-512, AVX2 and the plain kernels the values differ by 1.4e-4 for batch256, where a sign in

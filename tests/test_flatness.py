@@ -9,17 +9,10 @@ import torch
 from torch import nn
 
 from flatlib import (
-    PGD,
-    as_function,
-    average_flatness,
-    eigenvalues,
-    evaluate,
-    layers,
-    slices,
-    worst_flatness,
+    PGD, as_function, average_flatness, eigenvalues, evaluate, layers, slices, worst_flatness,
 )  # fmt: skip
 from flatlib.losses import cross_entropy
-from flatlib.models import ReBatchNorm
+from flatlib.networks.resnet import ReBatchNorm
 from flatlib.weights import add, detached, direction, project, sample
 
 pytestmark = pytest.mark.numerical

@@ -8,11 +8,11 @@ import torch
 
 from flatlib import AT, PGD, average_flatness, eigenvalues, evaluate, fit, worst_flatness
 from flatlib.data import Split
-from flatlib.flatness import robust_loss
-from flatlib.kernels import freeze
+from flatlib.fast.forward import freeze
 from flatlib.losses import cross_entropy
+from flatlib.measures.flatness import robust_loss
 from flatlib.streams import Streams
-from flatlib.train import objective
+from flatlib.training.train import objective
 from flatlib.weights import detached, layers
 
 pytestmark = [

@@ -8,9 +8,10 @@ from scipy.sparse.linalg import ArpackNoConvergence
 from torch import nn
 from torch.func import functional_call
 
-from flatlib import eigenvalues, hessian, layers
-from flatlib.hessian import product, top_eigenvector
-from flatlib.models import ResNet, initialise
+from flatlib import eigenvalues, layers
+from flatlib.measures import hessian
+from flatlib.measures.hessian import product, top_eigenvector
+from flatlib.networks.resnet import ResNet, initialise
 
 pytestmark = pytest.mark.numerical
 

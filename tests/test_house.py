@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -9,27 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from flatlib.paths import ROOT
+from flatlib.files.paths import ROOT
 
-PACKAGE = ROOT / "flatlib"
-# Modules import from their own level (without cycles) and from lower ones, never from higher ones.
-LEVELS = (
-    {"paths", "vision", "checks", "losses", "augment", "weights", "data", "batches", "models",
-     "kernels", "lettering", "keys", "files", "merging", "streams", "bilinear", "graphs",
-     "progress", "pickled", "clock", "fashion", "plans", "tracing", "fingerprint", "agreement",
-     "traces", "machine", "cifar10", "inputs", "adapt", "loaders"},
-    {"attacks", "autoattack", "steps", "checkpoints", "provenance", "tidy"},
-    {"methods", "evaluate", "doubts", "flatness", "landscape", "hessian", "profiles"},
-    {"measures", "train", "states", "snapshots", "early_stopping", "suites", "choices"},
-    {"costs", "run", "campaign", "runs", "batch", "results", "robustbench", "queue"},
-    {"published", "claims", "plots", "curves", "courses", "relations", "scatters", "explorer",
-     "predicates", "comparisons", "along", "evidence", "ledger", "ledger_flatness", "tables",
-     "catalogue", "rekey", "live"},
+FLATLIB, FLATBOOK = ROOT / "flatlib", ROOT / "flatbook"
+# From the ground up. A module imports from its own room and from floors below, and never in circles.
+FLOORS = (
+    {"flatlib.traces", "flatlib.checks", "flatlib.streams", "flatlib.vision", "flatlib.keys",
+     "flatlib.files"},
+    {"flatlib.weights"},
+    {"flatlib.losses"},
+    {"flatlib.networks", "flatlib.data"},
+    {"flatlib.fast"},
+    {"flatlib.inputs"},
+    {"flatlib.attacks"},
+    {"flatlib.measures"},
+    {"flatlib.training"},
+    {"flatlib.runs"},
+    {"flatbook.published", "flatbook.training_curves", "flatbook.tables"},
+    {"flatbook.relations"},
+    {"flatbook.claims", "flatbook.figures"},
+    {"flatbook.live", "flatbook.catalogue"},
 )  # fmt: skip
-LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-FILES = sorted(PACKAGE.glob("*.py"))
-MODULES = [f for f in FILES if f.stem != "__init__"]
-ids = {"ids": lambda path: path.name}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted([*FLATLIB.rglob("*.py"), *FLATBOOK.rglob("*.py")])
+NAME = {f: ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for f in FILES}  # fmt: skip
+MODULES = [f for f in FILES if NAME[f] not in ("flatlib", "flatbook")]
+ids = {"ids": lambda path: NAME.get(path)}
+
+
+def room(name: str) -> str:
+    """The room of a module: "flatlib.data" of "flatlib.data.augment"."""
+    return ".".join(name.split(".")[:2])
 
 
 @cache
@@ -38,17 +50,13 @@ def tree(path: Path) -> ast.Module:
 
 
 def own_imports(path, top_only=False):
-    """Modules of flatlib that a file imports, anywhere or when it is itself imported."""
+    """Modules of the project that a file imports, anywhere or when it is itself imported."""
     nodes = tree(path).body if top_only else ast.walk(tree(path))
-    found = set()
+    found, known = set(), set(NAME.values())
     for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 0 and module.split(".")[0] != "flatlib":
-                continue
-            module = module.removeprefix("flatlib").removeprefix(".")
-            names = [module] if module else [a.name for a in node.names]
-            found |= {name.split(".")[0] for name in names}
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("flatlib", "flatbook"):
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                found.add(name if name in known else node.module)
     return found
 
 
@@ -61,28 +69,50 @@ def calls(path):
     return [ast.unparse(n.func) for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
 
 
-def test_every_module_has_a_level():
-    assert set(LEVEL) == {f.stem for f in MODULES}
+def test_every_module_has_a_floor():
+    assert set(FLOOR) == {room(NAME[f]) for f in MODULES}
+
+
+def test_no_room_is_crowded():
+    rooms = [room(NAME[f]) for f in MODULES]
+    assert max(map(rooms.count, rooms)) <= 16
+
+
+@pytest.mark.parametrize("path", FILES, **ids)
+def test_imports_are_absolute(path):
+    assert not [n for n in ast.walk(tree(path)) if isinstance(n, ast.ImportFrom) and n.level]
 
 
 @pytest.mark.parametrize("path", MODULES, **ids)
 def test_imports_go_down(path):
-    upward = {m for m in own_imports(path) if LEVEL[m] > LEVEL[path.stem]}
-    assert not upward, f"{path.stem} (level {LEVEL[path.stem]}) imports {upward} from above"
+    own = room(NAME[path])
+    wrong = {m for m in own_imports(path)
+             if m != "flatlib" and room(m) != own and FLOOR[room(m)] >= FLOOR[own]}  # fmt: skip
+    assert not wrong, f"{NAME[path]} (floor {FLOOR[own]}) imports {wrong}"
 
 
 @pytest.mark.parametrize("when", ["at import", "ever"])
 def test_imports_have_no_cycles(when):
-    graph = {f.stem: own_imports(f, top_only=when == "at import") for f in MODULES}
+    graph = {NAME[f]: own_imports(f, top_only=when == "at import") - {NAME[f]} for f in MODULES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"{when}: {' <- '.join(error.args[1])}")
 
 
+def test_measuring_a_network_imports_no_tables_plots_or_clusters():
+    heavy = ["pandas", "sklearn", "dask", "distributed", "matplotlib", "plotly", "torchvision"]
+    code = "import sys; from flatlib import PGD, average_flatness, evaluate; " \
+           f"print([m for m in {heavy} if m in sys.modules])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_plots_are_data_in_axes_out():
-    assert own_imports(PACKAGE / "plots.py") <= {"lettering", "files", "progress"}
-    assert own_imports(PACKAGE / "curves.py") <= {"plots", "courses"}
+    files = {"flatlib.files.atomic", "flatlib.files.progress"}
+    assert own_imports(FLATBOOK / "figures/plots.py") <= {"flatbook.figures.labels"} | files
+    own = {"flatbook.figures.plots", "flatbook.training_curves"}
+    assert own_imports(FLATBOOK / "figures/curves.py") <= own
 
 
 @pytest.mark.parametrize("path", FILES, **ids)
@@ -136,7 +166,7 @@ def test_what_is_not_written(path):
             if (
                 node.args.kwarg is not None
                 and public
-                and path.stem not in ("plots", "measures", "progress")
+                and path.stem not in ("plots", "measurements", "progress")
             ):  # each hands them to one library call
                 found.append(f"**{node.args.kwarg.arg} in {node.name}")
     assert not found

@@ -11,23 +11,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from flatlib import (
-    AT,
-    PGD,
-    AutoAttack,
-    as_function,
-    average_flatness,
-    eigenvalues,
-    evaluate,
-    layers,
-    runs,
-    slices,
+    AT, PGD, AutoAttack, as_function, average_flatness, eigenvalues, evaluate, layers, runs, slices,
     worst_flatness,
 )  # fmt: skip
-from flatlib.evaluate import robust_errors
-from flatlib.hessian import top_eigenvector
 from flatlib.inputs import examples
-from flatlib.landscape import plane
-from flatlib.methods import differences, replace
+from flatlib.measures.evaluate import robust_errors
+from flatlib.measures.hessian import top_eigenvector
+from flatlib.measures.landscape import plane
+from flatlib.training.methods import differences, replace
 
 EPS = 0.1
 STEPS = PGD(eps=EPS, steps=2)

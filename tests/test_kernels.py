@@ -20,10 +20,10 @@ from awkward import (
 from torch import nn
 
 from flatlib import (
-    PGD, as_function, average_flatness, eigenvalues, evaluate, kernels, layers, plans, tracing,
-    weights, worst_flatness,
+    PGD, as_function, average_flatness, eigenvalues, evaluate, layers, weights, worst_flatness,
 )  # fmt: skip
-from flatlib.models import ACTIVATIONS, ReBatchNorm, WithRotations
+from flatlib.fast import forward, plans, tracing
+from flatlib.networks.resnet import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
 
 pytestmark = pytest.mark.numerical
@@ -36,7 +36,7 @@ def close(got, want):
 
 
 def planned(model):
-    return kernels.why_plain(model) is None
+    return forward.why_plain(model) is None
 
 
 @pytest.fixture
@@ -48,23 +48,23 @@ def x(g):
 def test_the_projects_networks(make, x, activation):
     net = make((1, 2), activation=activation, dropout=0.5)
     assert planned(net)
-    close(kernels.freeze(net)(x), net(x))
-    close(kernels.fast(net)(layers(net), x), net(x))
+    close(forward.freeze(net)(x), net(x))
+    close(forward.fast(net)(layers(net), x), net(x))
 
 
 def test_the_rotation_network(make, x, age):
     net = age(WithRotations(make()))
-    close(kernels.freeze(net)(x), net(x))
+    close(forward.freeze(net)(x), net(x))
 
 
 def test_torchvisions_resnet18(age, g):
     net = age(torchvision_models.resnet18(num_classes=10))
     x = torch.rand(4, 3, 32, 32, generator=g)
     assert planned(net)
-    close(kernels.freeze(net)(x), net(x))
+    close(forward.freeze(net)(x), net(x))
     nu = weights.sample(weights.detached(layers(net)), 0.1, g)
     w = weights.detached(weights.add(layers(net), nu))
-    close(kernels.freeze(net, w)(x), as_function(net)(w, x))
+    close(forward.freeze(net, w)(x), as_function(net)(w, x))
 
 
 def test_perturbed_weights(tiny, x, g):
@@ -72,20 +72,20 @@ def test_perturbed_weights(tiny, x, g):
     f = as_function(tiny)
     for scale in (0.0, 0.5, -1.0):
         moved = weights.add(w, weights.sample(w, 0.5, g), scale)
-        close(kernels.freeze(tiny, moved)(x), f(moved, x))
-        close(kernels.fast(tiny)(moved, x), f(moved, x))
+        close(forward.freeze(tiny, moved)(x), f(moved, x))
+        close(forward.fast(tiny)(moved, x), f(moved, x))
 
 
 def test_statistics_and_weights_that_have_changed(tiny, x):
-    first = kernels.freeze(tiny)(x)
+    first = forward.freeze(tiny)(x)
     tiny.train()
     tiny(x * 0.5)  # moves the running statistics
     tiny.eval()
-    second = kernels.freeze(tiny)(x)
+    second = forward.freeze(tiny)(x)
     close(second, tiny(x))
     with torch.no_grad():
         tiny.blocks[0].conv1.weight.mul_(1.5), tiny.norm.bias.add_(0.3), tiny.mean.add_(0.1)
-    third = kernels.freeze(tiny)(x)
+    third = forward.freeze(tiny)(x)
     close(third, tiny(x))
     assert not torch.allclose(first, second) and not torch.allclose(second, third)
 
@@ -93,7 +93,7 @@ def test_statistics_and_weights_that_have_changed(tiny, x):
 def test_gradients_for_the_images_are_the_models(make, x):
     net = make(activation="silu")
     grads = []
-    for f in (kernels.freeze(net), lambda p: kernels.fast(net)(layers(net), p), net):
+    for f in (forward.freeze(net), lambda p: forward.fast(net)(layers(net), p), net):
         point = x.clone().requires_grad_()
         grads.append(torch.autograd.grad(f(point).square().sum(), point)[0])
     close(grads[0], grads[2]), close(grads[1], grads[2])
@@ -101,14 +101,14 @@ def test_gradients_for_the_images_are_the_models(make, x):
 
 def test_no_gradient_reaches_frozen_weights(tiny, x):
     w = {k: v.detach().requires_grad_() for k, v in layers(tiny).items()}
-    kernels.freeze(tiny, w)(x.clone().requires_grad_()).sum().backward()
+    forward.freeze(tiny, w)(x.clone().requires_grad_()).sum().backward()
     assert all(p.grad is None for p in (*tiny.parameters(), *w.values()))
-    assert not kernels.freeze(tiny)(x).requires_grad
+    assert not forward.freeze(tiny)(x).requires_grad
 
 
 def test_gradients_for_the_weights_are_the_models(make, x):
     net = make(activation="silu")
-    f, fast, w = as_function(net), kernels.fast(net), layers(net)
+    f, fast, w = as_function(net), forward.fast(net), layers(net)
     want = torch.autograd.grad(f(w, x).square().mean(), w.values())
     got = torch.autograd.grad(fast(w, x).square().mean(), w.values())
     for a, b in zip(got, want):
@@ -117,40 +117,40 @@ def test_gradients_for_the_weights_are_the_models(make, x):
 
 def test_freezing_in_train_mode_gives_the_model_as_it_is(tiny, x):
     tiny.train()
-    torch.testing.assert_close(kernels.freeze(tiny)(x), tiny(x))
+    torch.testing.assert_close(forward.freeze(tiny)(x), tiny(x))
     tiny.eval()
     tiny.blocks[0].norm1.train()  # one module suffices
     want = copy.deepcopy(tiny)(x)
-    torch.testing.assert_close(kernels.freeze(tiny)(x), want)
+    torch.testing.assert_close(forward.freeze(tiny)(x), want)
 
 
 def test_freezing_leaves_model_and_mode_alone(tiny, x):
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
     attributes, modes = set(vars(tiny)), [m.training for m in tiny.modules()]
-    kernels.freeze(tiny)(x)
+    forward.freeze(tiny)(x)
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
     assert set(vars(tiny)) == attributes and [m.training for m in tiny.modules()] == modes
 
 
 def test_hooks_are_honoured(tiny, x):
-    plain = kernels.freeze(tiny)(x)
+    plain = forward.freeze(tiny)(x)
     handle = tiny.blocks[0].register_forward_hook(lambda m, i, out: 2 * out)
-    doubled = kernels.freeze(tiny)(x)
+    doubled = forward.freeze(tiny)(x)
     close(doubled, tiny(x))
     handle.remove()
     handle = tiny.blocks.register_forward_pre_hook(lambda m, i: (i[0] + 1,))
-    close(kernels.freeze(tiny)(x), tiny(x))
+    close(forward.freeze(tiny)(x), tiny(x))
     handle.remove()
-    close(kernels.freeze(tiny)(x), plain)
+    close(forward.freeze(tiny)(x), plain)
     assert not torch.allclose(plain, doubled)
 
 
 def test_replaced_modules_are_noticed(tiny, make, x):
-    before = kernels.freeze(tiny)(x)
+    before = forward.freeze(tiny)(x)
     tiny.blocks[0] = make(seed=3).blocks[0]
-    close(kernels.freeze(tiny)(x), tiny(x))
+    close(forward.freeze(tiny)(x), tiny(x))
     tiny.classify = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 10)).eval()
-    after = kernels.freeze(tiny)(x)
+    after = forward.freeze(tiny)(x)
     close(after, tiny(x))
     assert not torch.allclose(before, after)
 
@@ -168,37 +168,37 @@ def test_attributes_that_have_changed_are_noticed(age, x):
     for change in changes:
         change()
         assert planned(net)
-        found.append(kernels.freeze(net)(x))
-        close(found[-1], net(x)), close(kernels.fast(net)(layers(net), x), net(x))
+        found.append(forward.freeze(net)(x))
+        close(found[-1], net(x)), close(forward.fast(net)(layers(net), x), net(x))
     assert all(not torch.allclose(a, b) for a, b in zip(found, found[1:]))
 
 
 def test_a_forward_of_one_instance_is_honoured(tiny, x):
-    plain = kernels.freeze(tiny)(x)
+    plain = forward.freeze(tiny)(x)
     tiny.blocks[0].norm1.forward = lambda h: 2 * h
-    close(kernels.freeze(tiny)(x), tiny(x))
+    close(forward.freeze(tiny)(x), tiny(x))
     del tiny.blocks[0].norm1.forward
-    close(kernels.freeze(tiny)(x), plain)
+    close(forward.freeze(tiny)(x), plain)
 
 
 def test_asking_for_a_plan_again_traces_nothing(tiny, monkeypatch):
-    plan = kernels.plan_of(tiny)
+    plan = forward.plan_of(tiny)
     monkeypatch.setattr(plans, "traced", lambda model: pytest.fail("traced again"))
-    assert kernels.plan_of(tiny) is plan
+    assert forward.plan_of(tiny) is plan
 
 
 def test_a_copy_is_a_model_of_its_own(tiny, x):
-    kernels.freeze(tiny)
+    forward.freeze(tiny)
     other = copy.deepcopy(tiny)
     with torch.no_grad():
         other.conv.weight.mul_(2)
-    close(kernels.freeze(other)(x), other(x))
-    close(kernels.freeze(tiny)(x), tiny(x))
+    close(forward.freeze(other)(x), other(x))
+    close(forward.freeze(tiny)(x), tiny(x))
 
 
 def test_a_model_that_is_gone_is_forgotten(make, x):
     net = make()
-    f = kernels.freeze(net)
+    f = forward.freeze(net)
     f(x)
     gone = weakref.ref(net)
     del net, f
@@ -482,9 +482,9 @@ def test_models_of_other_makes(kind, age, x, g):
     f = as_function(net)
     for _ in range(2):
         for inputs in (x, x / 3):  # two sides of the control flow
-            close(kernels.freeze(net)(inputs), net(inputs))
-            close(kernels.freeze(net, moved)(inputs), f(moved, inputs))
-            close(kernels.fast(net)(moved, inputs), f(moved, inputs))
+            close(forward.freeze(net)(inputs), net(inputs))
+            close(forward.freeze(net, moved)(inputs), f(moved, inputs))
+            close(forward.fast(net)(moved, inputs), f(moved, inputs))
     assert set(vars(net)) == attributes
 
 
@@ -497,12 +497,12 @@ def test_norms_without_a_convolution_before_them_are_made_fast(norm, age, x, g):
     """Logits and gradients for images and weights, under perturbed weights too."""
     torch.manual_seed(0)
     net = age(WideResNet(norm))
-    assert planned(net) and not kernels.plan_of(net).kept
+    assert planned(net) and not forward.plan_of(net).kept
     w = weights.detached(layers(net))
     moved = weights.add(w, weights.sample(w, 0.5, g))
     for v in (w, moved):
         found = []
-        for function in (kernels.fast(net), as_function(net)):
+        for function in (forward.fast(net), as_function(net)):
             point = x.clone().requires_grad_()
             given = {k: t.clone().requires_grad_() for k, t in v.items()}
             z = function(given, point)
@@ -510,7 +510,7 @@ def test_norms_without_a_convolution_before_them_are_made_fast(norm, age, x, g):
             found.append((z, *torch.autograd.grad(z.square().mean(), wanted)))
         for got, want in zip(*found):
             close(got, want)
-        close(kernels.freeze(net, v)(x), found[1][0])
+        close(forward.freeze(net, v)(x), found[1][0])
 
 
 def test_a_norm_alone_leaves_the_images_channels_last():
@@ -526,12 +526,12 @@ class FreshNoise(Net):
 
 def test_a_network_without_weights(x):
     net = NothingToLearn().eval()
-    assert torch.equal(kernels.freeze(net)(x), net(x))
-    assert torch.equal(kernels.fast(net)({}, x), net(x))
+    assert torch.equal(forward.freeze(net)(x), net(x))
+    assert torch.equal(forward.fast(net)({}, x), net(x))
 
 
 def test_a_random_network_stays_random(age, x):
-    f = kernels.freeze(age(FreshNoise()))
+    f = forward.freeze(age(FreshNoise()))
     assert not torch.equal(f(x), f(x))
 
 
@@ -552,7 +552,7 @@ def test_numbers_that_another_thread_draws_are_not_the_networks(tiny, monkeypatc
 def test_double_precision_stays_double(make, x):
     net = make(activation="silu").double()
     want = net(x.double())
-    for f in (kernels.freeze(net), lambda p: kernels.fast(net)(layers(net), p)):
+    for f in (forward.freeze(net), lambda p: forward.fast(net)(layers(net), p)):
         torch.testing.assert_close(f(x.double()), want, rtol=1e-10, atol=1e-10)
 
 
@@ -560,7 +560,7 @@ def test_double_precision_stays_double(make, x):
 def test_bf16_gives_the_gradients_direction_in_the_images_type(make, age, x, kind):
     net = age(kind()) if kind else make(activation="silu")
     grads = []
-    for f in (kernels.freeze(net, precision="bf16"), net):
+    for f in (forward.freeze(net, precision="bf16"), net):
         point = x.clone().requires_grad_()
         z = f(point)
         assert z.dtype == torch.float32
@@ -571,7 +571,7 @@ def test_bf16_gives_the_gradients_direction_in_the_images_type(make, age, x, kin
 
 
 def test_an_unknown_precision_is_named(tiny):
-    for make_fast in (kernels.freeze, kernels.fast):
+    for make_fast in (forward.freeze, forward.fast):
         with pytest.raises(ValueError, match="precision='fp8'.*'bf16'"):
             make_fast(tiny, precision="fp8")
 
@@ -582,13 +582,13 @@ def test_in_train_mode_everything_is_as_ever(make, x, rotated):
     got, want = (WithRotations(make()) if rotated else make() for _ in range(2))
     want.load_state_dict(got.state_dict())
     results = []
-    for net, function in ((got, kernels.fast), (want, as_function)):
+    for net, function in ((got, forward.fast), (want, as_function)):
         net.train()
         point = x.clone().requires_grad_()
         z = function(net)(layers(net), point)
         z.square().mean().backward()
         results.append((z, point.grad, [p.grad for p in net.parameters()]))
-    assert kernels.plan_of(got).kept
+    assert forward.plan_of(got).kept
     close(results[0][0], results[1][0]), close(results[0][1], results[1][1])
     for mine, theirs in zip(results[0][2], results[1][2]):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
@@ -600,19 +600,19 @@ def test_the_modes_of_a_network_take_turns(tiny, x):
     for training in (True, False, True, False):
         tiny.train(training)
         other = copy.deepcopy(tiny)
-        close(kernels.fast(tiny)(layers(tiny), x), other(x))
-        assert bool(kernels.plan_of(tiny).kept) is training
+        close(forward.fast(tiny)(layers(tiny), x), other(x))
+        assert bool(forward.plan_of(tiny).kept) is training
 
 
 def test_weights_of_a_working_norm_can_be_given_too(tiny, x):
     tiny.train()
     w = {k: 1.5 * v.detach() for k, v in tiny.named_parameters()}
-    close(kernels.fast(tiny)(w, x), as_function(copy.deepcopy(tiny))(w, x))
+    close(forward.fast(tiny)(w, x), as_function(copy.deepcopy(tiny))(w, x))
 
 
 def test_frozen_networks_in_train_mode_take_no_gradient(tiny, x):
     tiny.train()
-    kernels.freeze(tiny)(x.clone().requires_grad_()).sum().backward()
+    forward.freeze(tiny)(x.clone().requires_grad_()).sum().backward()
     assert all(p.grad is None for p in tiny.parameters())
 
 
@@ -622,7 +622,7 @@ def test_strided_convolutions_of_one_pixel_read_what_they_need(g):
     x = torch.randn(40, 4, 8, 8, generator=g)
     (want,) = torch.autograd.grad(net(x).square().sum(), net[0].weight)
     for _ in range(60):
-        z = kernels.fast(net)(layers(net), x)
+        z = forward.fast(net)(layers(net), x)
         (got,) = torch.autograd.grad(z.square().sum(), net[0].weight)
         close(got, want)
 
@@ -647,9 +647,9 @@ def as_is(net, x):
     """The three ways to a network are that of a copy of it; x stays."""
     other, before = copy.deepcopy(net), x.clone()
     want = derivatives(as_function(other), layers(other), x)
-    for got, one in zip(derivatives(kernels.fast(net), layers(net), x), want):
+    for got, one in zip(derivatives(forward.fast(net), layers(net), x), want):
         torch.testing.assert_close(got, one, rtol=1e-3, atol=1e-5)
-    frozen = kernels.freeze(net)
+    frozen = forward.freeze(net)
     for got, one in zip(derivatives(lambda _, point: frozen(point), {}, x), want):
         torch.testing.assert_close(got, one, rtol=1e-3, atol=1e-5)
     assert torch.equal(x, before)
@@ -672,7 +672,7 @@ def test_what_a_trace_loses_runs_as_it_is_and_says_so(kind, age, pictures):
     torch.manual_seed(0)
     net = age(kind())
     as_is(net, pictures)
-    assert PLAIN[kind] in kernels.why_plain(net)
+    assert PLAIN[kind] in forward.why_plain(net)
 
 
 class TiedToAuxiliary(nn.Module):
@@ -694,8 +694,8 @@ def test_a_weight_by_its_second_name(x, g):
     moved = 2 * net.inner.weight.detach()
     want = net.head(torch.relu(F.linear(x.flatten(1), moved, net.inner.bias)))
     for name in ("side.weight", "inner.weight"):
-        close(kernels.freeze(net, {name: moved})(x), want)
-        close(kernels.fast(net)({name: moved}, x), want)
+        close(forward.freeze(net, {name: moved})(x), want)
+        close(forward.fast(net)({name: moved}, x), want)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -713,9 +713,9 @@ def test_a_weight_by_its_second_name(x, g):
 def test_what_python_reads_does_not_go_stale(change, age, pictures, monkeypatch, precision):
     kind, change = change
     net, tolerance = age(kind()), {"float32": 1e-4, "bf16": 5e-2}[precision]
-    before = kernels.freeze(net, precision=precision)(pictures)
+    before = forward.freeze(net, precision=precision)(pictures)
     change(net, monkeypatch)
-    after = kernels.freeze(net, precision=precision)(pictures)
+    after = forward.freeze(net, precision=precision)(pictures)
     torch.testing.assert_close(after, net(pictures), rtol=tolerance, atol=tolerance)
     assert (after - before).norm() > 0.2 * before.norm()
 
@@ -738,7 +738,7 @@ class OtherTypes(Net):
 @pytest.mark.parametrize("what", ["images", "index", "features"])
 def test_bf16_meets_other_types(what, age, x):
     net = age(OtherTypes(what))
-    z = kernels.freeze(net, precision="bf16")(x)
+    z = forward.freeze(net, precision="bf16")(x)
     assert z.dtype == torch.float32 and not torch.equal(z, net(x))
     torch.testing.assert_close(z, net(x), rtol=5e-2, atol=5e-2)
     assert planned(net)
@@ -747,7 +747,7 @@ def test_bf16_meets_other_types(what, age, x):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_models_in_other_precisions_stay_in_them(make, x, dtype):
     net = make(activation="silu").to(dtype)
-    z = kernels.freeze(net)(x.to(dtype))
+    z = forward.freeze(net)(x.to(dtype))
     assert z.dtype == dtype and planned(net)
     torch.testing.assert_close(z, net(x.to(dtype)), rtol=0.05, atol=0.05)
 
@@ -787,13 +787,13 @@ def test_a_graph_that_does_otherwise_is_not_used(make, x, monkeypatch, why, wron
     net = make(activation="silu").train(training)
     assert planned(net)  # not compared yet
     as_is(net, x)
-    assert kernels.why_plain(net).startswith(why)
+    assert forward.why_plain(net).startswith(why)
 
 
 def test_a_graph_that_fails_is_not_used(tiny, x, monkeypatch):
     spoiled(monkeypatch, lambda f, x, w: f(x, w).view(7))
     as_is(tiny, x)
-    assert kernels.why_plain(tiny).startswith("its graph fails (RuntimeError")
+    assert forward.why_plain(tiny).startswith("its graph fails (RuntimeError")
 
 
 def test_a_plan_is_compared_once_in_every_mode(tiny, x, monkeypatch):
@@ -802,13 +802,13 @@ def test_a_plan_is_compared_once_in_every_mode(tiny, x, monkeypatch):
     for training in (True, False, True, False):
         tiny.train(training)
         for _ in range(3):
-            kernels.freeze(tiny)(x), kernels.fast(tiny)(layers(tiny), x)
+            forward.freeze(tiny)(x), forward.fast(tiny)(layers(tiny), x)
     assert len(compared) == 2
 
 
 def test_weights_without_a_finite_output_decide_nothing(tiny, x):
     w = {k: v.detach() * torch.inf for k, v in layers(tiny).items()}
-    assert not kernels.freeze(tiny, w)(x).isfinite().any()
+    assert not forward.freeze(tiny, w)(x).isfinite().any()
     as_is(tiny, x)
     assert planned(tiny) and plans.plan_of(tiny).verdicts == {None: None}
 
@@ -827,7 +827,7 @@ def test_tracing_and_comparing_leave_no_trace(make, x, training, dropout):
     as_function(other)(layers(other), x)
     want = states()
     torch.manual_seed(3)
-    kernels.fast(net)(layers(net), x)
+    forward.fast(net)(layers(net), x)
     assert states() == want and planned(net)
     assert [m.training for m in net.modules()] == [m.training for m in other.modules()]
     for mine, theirs in zip(net.buffers(), other.buffers()):
@@ -836,7 +836,7 @@ def test_tracing_and_comparing_leave_no_trace(make, x, training, dropout):
 
 
 def test_the_mode_a_plan_was_made_in_is_the_one_it_is_compared_in(tiny, x):
-    want, f = tiny(x), kernels.freeze(tiny)
+    want, f = tiny(x), forward.freeze(tiny)
     tiny.train()
     close(f(x), want)
     assert all(m.training for m in tiny.modules())
@@ -846,7 +846,7 @@ def test_the_mode_a_plan_was_made_in_is_the_one_it_is_compared_in(tiny, x):
 
 def test_no_stand_in_stays_in_a_module_that_keeps_what_it_computes(age, pictures):
     net = age(Caching())
-    kernels.freeze(net)(pictures), kernels.fast(net)(layers(net), pictures)
+    forward.freeze(net)(pictures), forward.fast(net)(layers(net), pictures)
     assert net.latest is None or type(net.latest) is torch.Tensor
     assert type(getattr(net.head, "seen", torch.ones(1))) is torch.Tensor
 
@@ -902,7 +902,7 @@ def test_modules_that_keep_their_weights_to_themselves(wrap, x):
     wrapped, attack = wrap(net), PGD(steps=2)
     want, got = (evaluate(m, x, y, attack, doubts=False) for m in (net, wrapped))
     torch.testing.assert_close(got.robust_loss, want.robust_loss, rtol=1e-4, atol=1e-4)
-    kernels.freeze(wrapped)(x.clone().requires_grad_()).sum().backward()
+    forward.freeze(wrapped)(x.clone().requires_grad_()).sum().backward()
     assert all(p.grad is None and p.requires_grad for p in wrapped.parameters())
     measure = partial(average_flatness, x=x, y=y, attack=attack, n=1)
     if wrap is nn.DataParallel:  # only says how the network is run
@@ -930,7 +930,7 @@ def recordings(monkeypatch):
 
 
 def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, recordings):
-    plan, w = kernels.plan_of(tiny), weights.detached(layers(tiny))
+    plan, w = forward.plan_of(tiny), weights.detached(layers(tiny))
     sets = [weights.add(w, weights.sample(w, 0.5, g)) for _ in range(2)]
     folded = [plan.fold({**weights.all_tensors(tiny), **weights.detached(v)}) for v in sets]
     run = plan.recorder(None)
@@ -943,7 +943,7 @@ def test_recorded_functions_of_several_weights_live_side_by_side(tiny, x, g, rec
 
 
 def test_every_shape_is_recorded_once(tiny, x, recordings):
-    plan = kernels.plan_of(tiny)
+    plan = forward.plan_of(tiny)
     folded = plan.fold(weights.detached(weights.all_tensors(tiny)))
     for n in (6, 3, 6, 3):
         close(plan.recorder(None)(folded, x[:n]), tiny(x[:n]))
@@ -952,7 +952,7 @@ def test_every_shape_is_recorded_once(tiny, x, recordings):
 
 def test_recording_without_a_gpu_is_refused(tiny):
     with pytest.raises(ValueError, match="recorded=True.*GPU"):
-        kernels.freeze(tiny, recorded=True)
+        forward.freeze(tiny, recorded=True)
 
 
 @pytest.mark.parametrize("strange", [None, "control flow", "train mode"])
@@ -960,7 +960,7 @@ def test_weights_are_laid_out_only_for_the_fast_form(tiny, age, strange):
     """A network's own strided convolutions would corrupt memory with weights channels-last."""
     net = age(ControlFlow()) if strange == "control flow" else tiny.train(strange == "train mode")
     w = weights.detached(layers(net))
-    out = kernels.laid_out(net, w)
+    out = forward.laid_out(net, w)
     assert out.keys() == w.keys() and all(torch.equal(out[k], v) for k, v in w.items())
     assert any(out[k].stride() != v.stride() for k, v in w.items()) == (strange is None)
 
@@ -969,7 +969,7 @@ def test_weights_are_laid_out_only_for_the_fast_form(tiny, age, strange):
 def test_recording_what_cannot_be_recorded_is_refused(tiny, age, strange):
     net = age(ControlFlow()) if strange == "control flow" else tiny.train()
     with pytest.raises(ValueError, match="recorded=True.*eval mode"):
-        kernels.freeze(net, recorded=True)
+        forward.freeze(net, recorded=True)
 
 
 # ---- reported numbers are float32 in full: tests/test_gpu.py looks at the numbers
@@ -988,7 +988,7 @@ def tf32(monkeypatch):
 
 
 def test_tf32_is_off_inside_and_back_afterwards(tf32):
-    with pytest.raises(ZeroDivisionError), kernels.exact():
+    with pytest.raises(ZeroDivisionError), forward.exact():
         assert tf32() == (False, "highest")
         raise ZeroDivisionError
     assert tf32() == (True, "medium")
@@ -997,7 +997,7 @@ def test_tf32_is_off_inside_and_back_afterwards(tf32):
 def test_without_a_gpu_no_setting_is_touched(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.backends.cudnn.allow_tf32
-    with kernels.exact():
+    with forward.exact():
         assert torch.backends.cudnn.allow_tf32 == before
 
 
@@ -1027,7 +1027,7 @@ def test_a_plan_is_forgotten_when_the_model_computes_something_else(change, monk
     net, x = ReadsASetting().eval(), torch.rand(16, 3, 8, 8)
     attack, y = PGD(eps=0.03, steps=5), torch.arange(16) % 10
     evaluate(net, x, y, attack, doubts=False)
-    assert kernels.why_plain(net) is None  # there is a plan
+    assert forward.why_plain(net) is None  # there is a plan
     if change == "setting":
         monkeypatch.setattr(Setting, "flip", True)
     else:

@@ -7,22 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flatlib import (
-    AT,
-    attacks,
-    autoattack,
-    batches,
-    losses,
-    measures,
-    methods,
-    paths,
-    profiles,
-    rekey,
-    run,
-    runs,
-    steps,
-)
+from flatlib import AT, losses, runs
+from flatlib.attacks import autoattack, pgd
+from flatlib.data import batches
+from flatlib.files import paths
 from flatlib.keys import describe, digest, settings
+from flatlib.runs import measurements, rekey, run
+from flatlib.training import (
+    averages, methods, optimisers, perturbations, profiles, projections, schedules,
+)  # fmt: skip
 
 SMOKE = profiles.get("smoke")
 VALUES = Path(__file__).with_name("stored_values.csv")
@@ -44,11 +37,11 @@ def test_only_what_differs_from_its_default_is_a_setting():
         rate: float
         size: int = 3
         at: tuple = (0.5,)
-        inner: object = attacks.PGD()
+        inner: object = pgd.PGD()
         more: tuple = field(default_factory=tuple)
 
     assert settings(Part(0.1)) == {"rate": "0.1"}
-    assert describe(Part(2, at=(1, 0.25), inner=attacks.PGD(steps=9), more=(AT.loss,))) == (
+    assert describe(Part(2, at=(1, 0.25), inner=pgd.PGD(steps=9), more=(AT.loss,))) == (
         "Part(rate=2, at=(1, 0.25), inner=PGD(steps=9), more=(Adversarial(),))"
     )
 
@@ -61,7 +54,7 @@ def test_what_is_equal_is_described_alike():
 
 
 def test_a_new_setting_with_its_default_moves_no_key():
-    own = replace(methods.CATALOGUE["trades6"], perturbation=steps.AWP(0.02))
+    own = replace(methods.CATALOGUE["trades6"], perturbation=perturbations.AWP(0.02))
     (was,) = runs.select(own, SMOKE)
     method = replace(own, attack=grown(own.attack, momentum=0.0),
                      perturbation=grown(own.perturbation, warmup=0.1))  # fmt: skip
@@ -71,7 +64,7 @@ def test_a_new_setting_with_its_default_moves_no_key():
     assert other.key != was.key
 
 
-@pytest.mark.parametrize("name", measures.MEASURES)
+@pytest.mark.parametrize("name", measurements.MEASURES)
 def test_a_new_setting_with_its_default_moves_no_protocol(name):
     (was,) = runs.select("at", SMOKE)
     attack = grown(SMOKE.protocol.autoattack, rho=0.75)
@@ -90,11 +83,12 @@ def test_the_name_of_a_profile_is_in_no_key():
 KINDS = {
     kind.__name__: kind
     for kind in (
-        methods.Method, methods.Exact, methods.Smooth, methods.Noise, attacks.PGD,
-        attacks.IgnoreIncorrect, attacks.PreventLeaking, attacks.PerTask, autoattack.AutoAttack,
+        methods.Method, methods.Exact, methods.Smooth, methods.Noise, pgd.PGD,
+        pgd.IgnoreIncorrect, pgd.PreventLeaking, pgd.PerTask, autoattack.AutoAttack,
         losses.Adversarial, losses.Trades, losses.Mart, losses.Rotation, batches.Batches,
-        steps.Unperturbed, steps.AWP, steps.SAM, steps.SGD, steps.Adam, steps.EntropySGD,
-        steps.Steps, steps.Constant, steps.Cyclic, steps.Clip, steps.EMA, steps.SWA,
+        perturbations.Unperturbed, perturbations.AWP, perturbations.SAM, optimisers.SGD,
+        optimisers.Adam, optimisers.EntropySGD, schedules.Steps, schedules.Constant,
+        schedules.Cyclic, projections.Clip, averages.EMA, averages.SWA,
         profiles.Profile, profiles.Protocol,
     )
 }

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from flatlib import PGD, as_function, evaluate, layers, slices
-from flatlib.hessian import top_eigenvector
-from flatlib.landscape import KINDS, ascent, plane
 from flatlib.losses import cross_entropy
+from flatlib.measures.hessian import top_eigenvector
+from flatlib.measures.landscape import KINDS, ascent, plane
 from flatlib.weights import add, detached, direction, norms, sample
 
 pytestmark = pytest.mark.numerical
@@ -82,7 +82,7 @@ def test_the_ascent_stays_in_its_ball_and_raises_the_loss(robust, xy):
 def test_every_layer_gets_the_stated_length(tiny, xy, monkeypatch):
     """Spied on where the perturbed weights are handed to the network."""
     w, seen = detached(layers(tiny)), []
-    from flatlib import landscape
+    from flatlib.measures import landscape
 
     monkeypatch.setattr(landscape, "robust_loss", lambda model, v, *rest: (
         seen.append(v), torch.zeros(1))[1])  # fmt: skip
@@ -99,7 +99,7 @@ def test_every_layer_gets_the_stated_length(tiny, xy, monkeypatch):
 
 def test_filters_get_the_stated_length_each(tiny, xy, monkeypatch):
     w, seen = detached(layers(tiny)), []
-    from flatlib import landscape
+    from flatlib.measures import landscape
 
     monkeypatch.setattr(landscape, "robust_loss", lambda model, v, *rest: (
         seen.append(v), torch.zeros(1))[1])  # fmt: skip
@@ -144,7 +144,8 @@ def test_bad_settings_are_named(tiny, xy, settings):
     ids=["slices per", "plane per", "one kind", "three kinds", "a name"],
 )
 def test_bad_settings_are_refused_before_any_work(tiny, xy, monkeypatch, call, said):
-    monkeypatch.setattr("flatlib.landscape.top_eigenvector", lambda *a: pytest.fail("worked"))
+    place = "flatlib.measures.landscape.top_eigenvector"
+    monkeypatch.setattr(place, lambda *a: pytest.fail("worked"))
     with pytest.raises(ValueError, match=said):
         call(tiny, *xy)
 

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 
 from flatbook import live, relations
-from flatlib import data, paths, results, runs
+from flatlib import data, runs
+from flatlib.files import paths
+from flatlib.runs import results
 
 PAIR = ["at", "wd0.05"]
 

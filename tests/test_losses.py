@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flatlib.losses import Adversarial, Mart, Rotation, Trades, cross_entropy, kl, own_task
-from flatlib.methods import Batch, Exact, Noise, Smooth
+from flatlib.training.methods import Batch, Exact, Noise, Smooth
 
 pytestmark = pytest.mark.numerical
 

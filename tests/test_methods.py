@@ -11,28 +11,22 @@ import pytest
 import torch
 
 from flatbook import published
-from flatlib import AT, CATALOGUE, PGD, Method, fit, profiles
-from flatlib.attacks import PerTask
-from flatlib.batches import Batches
+from flatlib import AT, CATALOGUE, PGD, Method, fit
+from flatlib.attacks.pgd import PerTask
 from flatlib.data import Split
+from flatlib.data.batches import Batches
 from flatlib.keys import describe
 from flatlib.losses import Adversarial, Mart, Rotation, Trades
-from flatlib.methods import MAIN, TABLE1, Exact, Noise, Smooth, differences
-from flatlib.models import ACTIVATIONS, ResNet, WithRotations
-from flatlib.steps import (
-    AWP,
-    EMA,
-    SAM,
-    SGD,
-    Clip,
-    Constant,
-    Cyclic,
-    EntropySGD,
-    Steps,
-    Unperturbed,
-)  # fmt: skip
+from flatlib.networks.resnet import ACTIVATIONS, ResNet, WithRotations
 from flatlib.streams import Streams
-from flatlib.train import Training, objective
+from flatlib.training import profiles
+from flatlib.training.averages import EMA
+from flatlib.training.methods import MAIN, TABLE1, Exact, Noise, Smooth, differences
+from flatlib.training.optimisers import SGD, EntropySGD
+from flatlib.training.perturbations import AWP, SAM, Unperturbed
+from flatlib.training.projections import Clip
+from flatlib.training.schedules import Constant, Cyclic, Steps
+from flatlib.training.train import Training, objective
 
 SMOKE = replace(profiles.get("smoke"), epochs=3, log_every=3, outer_lr=EntropySGD.lr)
 

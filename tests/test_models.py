@@ -5,14 +5,9 @@ import torch
 from torch import nn
 
 from flatlib import PGD, average_flatness, eigenvalues, layers, slices, worst_flatness
-from flatlib.models import (
-    ACTIVATIONS,
-    ReBatchNorm,
-    ResNet,
-    WithRotations,
-    initialise,
-    scaled,
-)
+from flatlib.networks.resnet import (
+    ACTIVATIONS, ReBatchNorm, ResNet, WithRotations, initialise, scaled,
+)  # fmt: skip
 
 pytestmark = pytest.mark.numerical
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from flatlib.paths import ROOT
+from flatlib.files.paths import ROOT
 
 NBS = ROOT / "nbs"
 sys.path.insert(0, str(NBS))

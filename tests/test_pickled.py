@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib import CATALOGUE, cifar10, data, pickled, profiles, runs
-from flatlib.data import Dataset, Split
+from flatlib import CATALOGUE, data, runs
+from flatlib.data import Dataset, Split, cifar10, pickled
 from flatlib.streams import Streams
-from flatlib.train import Training
+from flatlib.training import profiles
+from flatlib.training.train import Training
 
 RGB = replace(
     profiles.get("smoke"), name="smoke-rgb", dataset="cifar10", train=32, test=16, early=8,

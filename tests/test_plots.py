@@ -10,7 +10,7 @@ from PIL import Image
 
 from flatbook import published
 from flatbook.figures import plots
-from flatlib import files
+from flatlib.files import atomic
 
 matplotlib.use("Agg")
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
@@ -204,7 +204,7 @@ def test_save_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch, capsy
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(atomic.os, "replace", full)
     assert plots.save(fig, PRINTED[[Y]], "f", tmp_path) == []
     assert "not kept as f.*: no space left" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from flatbook import published
-from flatlib.paths import PUBLISHED
+from flatlib.files.paths import PUBLISHED
 
 FLAT, SHARP, RLOSS = "avg_flatness_rloss", "worst_flatness_rloss", "rloss_test_pgd"
 TABLE1 = (

@@ -3,9 +3,11 @@
 import pandas as pd
 import pytest
 
-from flatlib import paths, queue, results, runs
-from flatlib.methods import CATALOGUE, TABLE1
-from flatlib.queue import Part
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.runs import queue, results
+from flatlib.runs.queue import Part
+from flatlib.training.methods import CATALOGUE, TABLE1
 
 
 @pytest.fixture

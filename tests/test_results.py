@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 
 from flatbook import published
-from flatlib import paths, profiles, results, runs
-from flatlib.methods import CATALOGUE, TABLE1
-from flatlib.suites import FIXED, THROUGH
-from flatlib.train import Training
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.runs import results
+from flatlib.runs.suites import FIXED, THROUGH
+from flatlib.training import profiles
+from flatlib.training.methods import CATALOGUE, TABLE1
+from flatlib.training.train import Training
 
 TABLE, HISTORY = results.read(paths.RESULTS / "digits")
 SEEDS = sorted(set(TABLE.seed))

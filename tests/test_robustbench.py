@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from flatbook import published
-from flatlib import data, paths, profiles, results, robustbench, runs
+from flatlib import data, runs
 from flatlib.data import Dataset, Split
+from flatlib.files import paths
+from flatlib.runs import results, robustbench
+from flatlib.training import profiles
 
 SMALL = replace(
     profiles.get("cifar10"), train=32, test=16, early=8,

@@ -10,23 +10,14 @@ import torch
 
 from flatlib import AT, PGD, as_function, layers
 from flatlib.losses import cross_entropy
-from flatlib.steps import (
-    AWP,
-    EMA,
-    SAM,
-    SGD,
-    SWA,
-    Adam,
-    Clip,
-    Constant,
-    Cyclic,
-    EntropySGD,
-    Steps,
-    Unperturbed,
-    gradient,
-)  # fmt: skip
 from flatlib.streams import Streams
-from flatlib.train import objective
+from flatlib.training.averages import EMA, SWA
+from flatlib.training.optimisers import SGD, Adam, EntropySGD
+from flatlib.training.perturbations import AWP, SAM, Unperturbed
+from flatlib.training.projections import Clip
+from flatlib.training.schedules import Constant, Cyclic, Steps
+from flatlib.training.train import objective
+from flatlib.weights import gradient
 
 pytestmark = pytest.mark.numerical
 

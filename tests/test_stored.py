@@ -13,26 +13,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flatlib import (
-    AT,
-    CATALOGUE,
-    batch,
-    campaign,
-    checkpoints,
-    files,
-    fit,
-    paths,
-    profiles,
-    results,
-    runs,
-    states,
-    steps,
-    tidy,
-    train,
-)
-from flatlib.batches import Batches
-from flatlib.files import Damaged
-from flatlib.profiles import Profile, Protocol
+from flatlib import AT, CATALOGUE, fit, runs
+from flatlib.data.batches import Batches
+from flatlib.files import atomic, checkpoints, paths, tidy
+from flatlib.files.atomic import Damaged
+from flatlib.runs import batch, campaign, results
+from flatlib.training import averages, optimisers, profiles, schedules, states, train
+from flatlib.training.profiles import Profile, Protocol
 
 FAST = (("robustness", "last", "test"),)
 SMOKE = profiles.get("smoke")
@@ -265,7 +252,7 @@ def test_a_damaged_committed_table_is_refused_before_any_work(stored, monkeypatc
 def begun(tmp_path_factory):
     """A state of Adam with an average, after two of five epochs."""
     folder = tmp_path_factory.mktemp("begun")
-    method = replace(AT, average=steps.EMA(), optimiser=steps.Adam(lr=0.01))
+    method = replace(AT, average=averages.EMA(), optimiser=optimisers.Adam(lr=0.01))
     training = train.Training(method, SMOKE, 0)
     training.run_epoch(), training.run_epoch()
     states.save(training, folder / "state.safetensors")
@@ -342,7 +329,7 @@ def test_a_state_that_is_not_whole_is_refused(begun, tmp_path, change, said):
 
 
 def test_training_that_diverges_stops_and_nothing_is_done(fresh_runs, monkeypatch):
-    method = replace(AT, optimiser=steps.SGD(lr=1e30))
+    method = replace(AT, optimiser=optimisers.SGD(lr=1e30))
     (run,) = runs.select(method, "smoke")
     with pytest.raises(train.Diverged, match="diverged in epoch 0 of 5.*SGD.lr=1e.30"):
         run.train()
@@ -398,7 +385,7 @@ def test_a_kill_within_a_commit_leaves_both_tables_old_or_both_new(stored, two, 
         there = [set(table.method) for table in tables]
         assert there[0] == there[1] and there[0] in ({"at", "mish"}, {"at", "mish", "silu"})
         seen.add(len(there[0]))
-        late = time.time() - 2 * files.STALE
+        late = time.time() - 2 * atomic.STALE
         for half in stored.glob(".*.part"):
             os.utime(half, (late, late))
         assert results.commit([run], "hessian").runs == 1
@@ -412,18 +399,18 @@ def test_a_kill_within_a_commit_leaves_both_tables_old_or_both_new(stored, two, 
 def test_readers_see_what_was_decided(tmp_path):
     old, new = {"a": "1", "b": "1"}, {"a": "2", "b": "2"}
     for name, text in old.items():
-        files.write(tmp_path / name, text)
-        files.write(tmp_path / f".{name}.new", new[name])
-    assert files.read_together(tmp_path, ("a", "b", "c")) == old | {"c": None}
-    files.write(tmp_path / files.JOURNAL, "a\nb")
-    assert files.read_together(tmp_path, ("a", "b")) == new
+        atomic.write(tmp_path / name, text)
+        atomic.write(tmp_path / f".{name}.new", new[name])
+    assert atomic.read_together(tmp_path, ("a", "b", "c")) == old | {"c": None}
+    atomic.write(tmp_path / atomic.JOURNAL, "a\nb")
+    assert atomic.read_together(tmp_path, ("a", "b")) == new
     os.replace(tmp_path / ".a.new", tmp_path / "a")  # killed here
-    assert files.read_together(tmp_path, ("a", "b")) == new
-    files.finish(tmp_path)
+    assert atomic.read_together(tmp_path, ("a", "b")) == new
+    atomic.finish(tmp_path)
     assert bytes_in(tmp_path) == {"a": b"2", "b": b"2"}
-    files.write(tmp_path / files.JOURNAL, "../a")
+    atomic.write(tmp_path / atomic.JOURNAL, "../a")
     with pytest.raises(Damaged, match="was not written by flatlib"):
-        files.finish(tmp_path)
+        atomic.finish(tmp_path)
 
 
 # ---- 7: what a kill leaves behind ------------------------------------------------------------
@@ -448,10 +435,10 @@ def test_halves_of_files_are_removed_but_not_those_of_living_writers(fresh_runs)
     old.parent.mkdir(parents=True)
     for half in (old, new):
         half.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * files.STALE,) * 2)
-    files.sweep(run.folder)
+    os.utime(old, (time.time() - 2 * atomic.STALE,) * 2)
+    atomic.sweep(run.folder)
     assert not old.exists() and new.exists()
-    os.utime(new, (time.time() - 2 * files.STALE,) * 2)
+    os.utime(new, (time.time() - 2 * atomic.STALE,) * 2)
     run.train()
     assert not new.exists()
 
@@ -460,16 +447,18 @@ def test_halves_of_files_are_removed_but_not_those_of_living_writers(fresh_runs)
 
 
 @pytest.mark.parametrize("kind, settings", [
-    (steps.SGD, {"lr": math.nan}), (steps.SGD, {"lr": "x"}), (steps.SGD, {"momentum": 1.0}),
-    (steps.SGD, {"decay": -1.0}), (steps.Adam, {"lr": math.inf}), (steps.Adam, {"decay": None}),
-    (steps.EntropySGD, {"keep": 5}), (steps.EntropySGD, {"inner": 0}),
-    (steps.EntropySGD, {"noise": math.nan}), (steps.Steps, {"factor": math.nan}),
-    (steps.Steps, {"at": 0.5}), (steps.Steps, {"at": (0.5, "x")}), (steps.Cyclic, {"cycles": 0}),
-    (steps.Cyclic, {"peak": -1}), (Batches, {"size": 0}), (Batches, {"size": 1.5}),
+    (optimisers.SGD, {"lr": math.nan}), (optimisers.SGD, {"lr": "x"}),
+    (optimisers.SGD, {"momentum": 1.0}), (optimisers.SGD, {"decay": -1.0}),
+    (optimisers.Adam, {"lr": math.inf}), (optimisers.Adam, {"decay": None}),
+    (optimisers.EntropySGD, {"keep": 5}), (optimisers.EntropySGD, {"inner": 0}),
+    (optimisers.EntropySGD, {"noise": math.nan}), (schedules.Steps, {"factor": math.nan}),
+    (schedules.Steps, {"at": 0.5}), (schedules.Steps, {"at": (0.5, "x")}),
+    (schedules.Cyclic, {"cycles": 0}),
+    (schedules.Cyclic, {"peak": -1}), (Batches, {"size": 0}), (Batches, {"size": 1.5}),
     (Batches, {"augment": "crop"}), (Batches, {"unlabelled": math.nan}),
     (Batches, {"rotated": 1.0}), (train.Method, {"attack": "pgd"}),
     (train.Method, {"loss": None}), (train.Method, {"labels": 3}),
-    (train.Method, {"optimiser": steps.SGD}), (train.Method, {"schedule": "steps"}),
+    (train.Method, {"optimiser": optimisers.SGD}), (train.Method, {"schedule": "steps"}),
     (train.Method, {"average": 0.5}), (train.Method, {"data": 128}),
     (train.Method, {"epochs": "1"}), (train.Method, {"epochs": math.inf}),
     (Protocol, {"steps": 0}), (Protocol, {"xi": math.nan}), (Protocol, {"worst_xi": 0.003}),

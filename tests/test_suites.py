@@ -6,9 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import AT, CATALOGUE, measures, paths, profiles, run, runs, suites
-from flatlib.profiles import epochs
-from flatlib.train import Training
+from flatlib import AT, CATALOGUE, runs
+from flatlib.files import paths
+from flatlib.runs import measurements, run, suites
+from flatlib.training import profiles
+from flatlib.training.profiles import epochs
+from flatlib.training.train import Training
 
 SMOKE, DIGITS = profiles.get("smoke"), profiles.get("digits")
 
@@ -142,8 +145,8 @@ def test_both_protocols_of_the_worst_case_differ_by_their_references(at):
     assert paper.value < matched.value and paper["std"] == matched["std"]
     assert (matched.attack, paper.attack) == ("joint3", "joint3-paper")
     old = replace(SMOKE, protocol=replace(SMOKE.protocol, worst="paper"))
-    subject = measures.Subject(at.model(), at.data, old, "test")
-    alone = {row["measure"]: row for row in measures.worst(subject)}
+    subject = measurements.Subject(at.model(), at.data, old, "test")
+    alone = {row["measure"]: row for row in measurements.worst(subject)}
     assert set(alone) == {"worst_flatness_rloss", "worst_flatness_loss"}
     assert alone["worst_flatness_rloss"]["attack"] == "joint3-paper"
     assert alone["worst_flatness_rloss"]["value"] == pytest.approx(paper.value, abs=1e-5)

@@ -14,15 +14,20 @@ import pytest
 import torch
 from first_step import double
 
-from flatlib import AT, CATALOGUE, PGD, checkpoints, evaluate, fit, profiles, train
-from flatlib.batches import Batches
-from flatlib.checkpoints import Damaged
+from flatlib import AT, CATALOGUE, PGD, evaluate, fit
 from flatlib.data import Split
+from flatlib.data.batches import Batches
+from flatlib.files import checkpoints
+from flatlib.files.checkpoints import Damaged
 from flatlib.losses import cross_entropy
-from flatlib.methods import Noise
-from flatlib.steps import AWP, EMA, SAM, SWA, Adam, Constant, EntropySGD
 from flatlib.streams import STREAMS, Streams
-from flatlib.train import Training, objective
+from flatlib.training import profiles, train
+from flatlib.training.averages import EMA, SWA
+from flatlib.training.methods import Noise
+from flatlib.training.optimisers import Adam, EntropySGD
+from flatlib.training.perturbations import AWP, SAM
+from flatlib.training.schedules import Constant
+from flatlib.training.train import Training, objective
 
 SMOKE = profiles.get("smoke")
 

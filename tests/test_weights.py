@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flatlib import as_function, layers, weights
-from flatlib.models import ResNet, WithRotations
+from flatlib.networks.resnet import ResNet, WithRotations
 from flatlib.vision import models as torchvision_models
 
 pytestmark = pytest.mark.numerical

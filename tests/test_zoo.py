@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from awkward import FOLLOWED, PLAIN
 from torch import nn
 
-from flatlib import (
-    PGD, as_function, average_flatness, evaluate, kernels, layers, worst_flatness,
-)  # fmt: skip
-from flatlib.hessian import product
+from flatlib import PGD, as_function, average_flatness, evaluate, layers, worst_flatness
+from flatlib.fast import forward
+from flatlib.measures.hessian import product
 from flatlib.vision import models
 
 pytestmark = pytest.mark.numerical
@@ -104,7 +103,7 @@ def plain(monkeypatch):
 
     def run(measure, *inputs):
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "plan_of", lambda model: "switched off")
+            patch.setattr(forward, "plan_of", lambda model: "switched off")
             return measure(*inputs)
 
     return run
@@ -135,11 +134,11 @@ def test_every_measure_is_that_of_the_model(network, xy, plain):
     found, wanted = numbers(model, *xy), plain(numbers, model, *xy)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     w = layers(model)
-    got, want = (derivatives(f(model), w, *xy) for f in (kernels.fast, as_function))
+    got, want = (derivatives(f(model), w, *xy) for f in (forward.fast, as_function))
     for one, other in zip(got, want):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert (kernels.why_plain(model) is None) == (name not in RUN_PLAIN)  # after all this use
+    assert (forward.why_plain(model) is None) == (name not in RUN_PLAIN)  # after all this use
 
 
 def hessian_times(model, x, y, v):

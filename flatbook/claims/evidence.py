@@ -7,7 +7,10 @@ version of a model (last, scaled), `robustbench` our models and, marked, those o
 import pandas as pd
 
 from flatbook import published
-from flatlib import measures, paths, profiles, results, runs
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.runs import measurements, results
+from flatlib.training import profiles
 
 KEYS = {"models": ["method"], "robustbench": ["method"], "curves": ["method", "epoch"],
         "snapshots": ["method", "epoch"], "versions": ["method", "which"]}  # fmt: skip
@@ -52,7 +55,7 @@ def gather(methods="all", profile=profiles.DEFAULT, seeds=(0,), source="auto", w
         chosen = runs.select(methods, profile, seeds)
         tidy, history = results.read(paths.RESULTS / chosen[0].profile.name)
         keys = {run.key for run in chosen}
-        now = {name: chosen[0].protocol(name) for name in measures.MEASURES}
+        now = {name: chosen[0].protocol(name) for name in measurements.MEASURES}
         tidy = tidy[tidy.key.isin(keys) & (tidy.protocol == tidy.asked.map(now))]
         history = history[history.key.isin(keys)]
         if tidy.empty:

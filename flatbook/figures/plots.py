@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from flatlib import files, progress
+from flatlib.files import atomic, progress
 from flatbook.figures.labels import write_labels
 
 KINK = math.log(10)  # robust loss of guessing among 10 classes, 2.30
@@ -290,7 +290,7 @@ def save(fig, numbers, name, folder):
     paths = [Path(folder) / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")]
     try:
         for path in paths:
-            files.write(path, content[path.suffix])
+            atomic.write(path, content[path.suffix])
     except OSError as error:  # a checkout that only shows what is stored need not be writable
         progress.say(f"the figure is shown but not kept as {name}.*: {error}")
         return []

@@ -41,7 +41,8 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, live, relations
 from flatbook.figures import explorer, plots, scatters
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"

@@ -44,7 +44,8 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, live, published, relations
 from flatbook.figures import plots, scatters
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"

@@ -39,7 +39,8 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, live, published, training_curves
 from flatbook.figures import curves, plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs

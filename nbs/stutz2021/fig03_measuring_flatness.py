@@ -46,7 +46,9 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations
 from flatbook.figures import plots
-from flatlib import PGD, paths, profiles, runs, slices
+from flatlib import PGD, runs, slices
+from flatlib.files import paths
+from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
 XI = 0.5  # relative radius of the average case

@@ -43,7 +43,8 @@ from IPython.display import Markdown
 
 from flatbook import claims, published, relations, training_curves
 from flatbook.figures import curves, plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}

@@ -44,7 +44,8 @@ from IPython.display import Markdown
 
 from flatbook import claims, published, relations, training_curves
 from flatbook.figures import curves, plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = [(0.25, 0.001), (0.5, 0.003), (0.75, 0.005)]  # average, worst case

@@ -42,7 +42,9 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations
 from flatbook.figures import plots, scatters
-from flatlib import paths, profiles, runs
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS = "rloss_test_pgd"

@@ -43,7 +43,8 @@ from IPython.display import Markdown
 
 from flatbook import claims, published, training_curves
 from flatbook.figures import curves, plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 COLORS, DASHES = ("#000000", "#56B4E9", "#E69F00"), ("-", "--", ":")

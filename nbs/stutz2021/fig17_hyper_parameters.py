@@ -48,7 +48,9 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, published, training_curves
 from flatbook.figures import curves, plots
-from flatlib import PGD, evaluate, paths, profiles, runs
+from flatlib import PGD, evaluate, runs
+from flatlib.files import paths
+from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
 SWEEPS = {  # title: methods, from weak to strong

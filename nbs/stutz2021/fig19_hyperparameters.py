@@ -44,7 +44,8 @@ from IPython.display import Markdown
 
 from flatbook import claims, published, relations
 from flatbook.figures import plots, scatters
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS = "rloss_test_pgd"

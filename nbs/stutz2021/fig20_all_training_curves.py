@@ -45,7 +45,8 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
 from flatbook.figures import curves, plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = (  # one setting of each method

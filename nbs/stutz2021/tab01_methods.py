@@ -42,7 +42,9 @@ from IPython.display import Markdown
 
 from flatbook import claims, live, published, tables
 from flatbook.figures import plots
-from flatlib import paths, profiles, runs
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
 RERR = "rerr_test_aa"

@@ -44,7 +44,10 @@ from IPython.display import Markdown
 
 from flatbook import claims, published, tables
 from flatbook.figures import plots
-from flatlib import paths, profiles, robustbench, runs
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.runs import robustbench
+from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
 FLAT, Y = "avg_flatness_rloss", "rerr_test_aa"

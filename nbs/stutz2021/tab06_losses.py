@@ -40,7 +40,8 @@ from IPython.display import Markdown
 
 from flatbook import claims, published, tables
 from flatbook.figures import plots
-from flatlib import paths, runs
+from flatlib import runs
+from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 RLOSS, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"

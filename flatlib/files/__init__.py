@@ -1,0 +1,1 @@
+"""What is kept: folders, files written whole or not at all, checkpoints, tables, progress."""

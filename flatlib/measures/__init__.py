@@ -1,0 +1,1 @@
+"""What is measured of a network: errors and losses under attack, flatness, landscapes, Hessian."""

@@ -1,0 +1,217 @@
+"""Runs and results: ``get`` is the one door to a trained model, ``collect`` the one to a table of
+measurements. Nothing is computed twice, a killed run goes on where it was."""
+
+import json
+
+import pandas as pd
+import torch
+
+from flatlib import checks
+from flatlib.files import paths, progress
+from flatlib.runs import campaign, results, robustbench, suites
+from flatlib.runs.run import Run
+from flatlib.training import profiles
+from flatlib.training.methods import CATALOGUE, MAIN, TABLE1, Method, differences
+from flatlib.training.profiles import DEFAULT, Profile
+
+SOURCES = ("auto", "committed", "live")
+NAMED = 12  # methods that a caption names one by one
+
+
+def named(methods) -> dict[str, Method]:
+    """Methods by name from "main", "table1", "all", a name, a list of these, or a Method of one's
+    own.
+    """
+    if isinstance(methods, Method):
+        slots = ",".join(f"{k}={v}" for k, v in differences(methods).items()) or "at"
+        return {"".join(c if c.isalnum() or c in "=.-" else "_" for c in slots)[:60]: methods}
+    groups = {"main": MAIN, "table1": TABLE1, "all": tuple(CATALOGUE)}
+    asked = _listed(methods)
+    return {name: CATALOGUE[name] for part in asked for name in groups.get(part, (part,))}
+
+
+def _listed(methods) -> list[str]:
+    """Names as a list; papermill's command line hands a list on as text, "[at, trades6]"."""
+    if not isinstance(methods, str):
+        return list(methods)
+    inside = methods.strip().removeprefix("[").removesuffix("]")
+    return [part.strip(" '\"") for part in inside.split(",")] if "[" in methods else [methods]
+
+
+def select(
+    methods, profile: str | Profile = DEFAULT, seeds=(0,), device: str | None = "auto"
+) -> list[Run]:
+    """The runs of some methods and seeds, trained or not: nothing is computed.
+
+    ``methods`` as for ``named``, and "robustbench" or names of its networks, at profiles of
+    CIFAR-10: they have one run, whatever the seeds. The device "auto" is the first GPU, if there is
+    one, of the machine that trains or measures.
+    """
+    chosen, device = profiles.get(profile), _device(device)
+    given, seeds = seeds, _several(seeds)
+    if not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"seeds={given!r}: whole numbers, at least 0")
+    external, own = _external(methods)
+    others = [robustbench.run(name, chosen, device) for name in external]
+    mine = [Run(name, m, chosen, seed, device) for name, m in named(own).items() for seed in seeds]
+    return mine + others
+
+
+def _several(seeds) -> list:
+    """Seeds as a list; one may be given by itself, and text as papermill's command line hands a
+    list on, "[0, 1]".
+    """
+    try:
+        given = json.loads(seeds) if isinstance(seeds, str) else checks.plain(seeds)
+        return [given] if isinstance(given, int) else [checks.plain(seed) for seed in given]
+    except (TypeError, ValueError):
+        raise ValueError(f"seeds={seeds!r}: whole numbers, such as 0 or [0, 1]") from None
+
+
+def _device(device: str | None) -> str:
+    """A device by name, here or on another machine; "auto" for none."""
+    try:
+        return str(torch.device(device)) if device not in (None, "auto") else "auto"
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r}: auto, cpu, cuda or cuda:1") from None
+
+
+def _external(methods) -> tuple[list[str], object]:
+    """The networks of RobustBench among ``methods`` ("robustbench": all), and the rest."""
+    if isinstance(methods, Method):
+        return [], methods
+    asked = _listed(methods)
+    names = {"robustbench": list(robustbench.NAMES)} | {n: [n] for n in robustbench.NAMES}
+    external = dict.fromkeys(n for part in asked for n in names.get(part, ()))
+    return list(external), [part for part in asked if part not in names]
+
+
+def get(
+    method: str | Method, profile: str | Profile = DEFAULT, seed: int = 0,
+    device: str | None = "auto", progress: bool = True,
+) -> Run:  # fmt: skip
+    """A trained run: loaded when done, continued when begun, trained when absent."""
+    chosen = select(method, profile, (seed,), device)
+    if len(chosen) != 1:
+        raise ValueError(f"method={method!r}: one method wanted, these are {len(chosen)}")
+    (run,) = chosen
+    return run.train(progress)
+
+
+def measure(runs: list[Run], suite="default") -> pd.DataFrame:
+    """The measures of a suite for all runs, one tidy table; only missing rows are computed."""
+    if not runs:
+        return pd.DataFrame(columns=results.COLUMNS)
+    return pd.concat([run.measure(suite) for run in runs], ignore_index=True)
+
+
+def source_of(profile: str | Profile, source: str = "auto") -> str:
+    """What ``source`` means here: "auto" is "committed" where results are, else "live"."""
+    checks.choice("source", source, SOURCES)
+    there = (paths.RESULTS / profiles.get(profile).name / "measures.csv").exists()
+    if source == "committed" and not there:
+        have = sorted(p.parent.name for p in paths.RESULTS.glob("*/measures.csv"))
+        raise ValueError(
+            f"source='committed': no results of profile {profile!r}, only of {have}; "
+            "use source='live'"
+        )
+    return ("committed" if there else "live") if source == "auto" else source
+
+
+def collect(
+    methods, profile=DEFAULT, seeds=(0,), source="auto", workers: int = 1, suite="default"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(measures, histories) of some methods and seeds, both tidy; ``suite`` says which measures.
+
+    From the committed tables, or live: what is missing is trained and measured first, after saying
+    what it costs. Committed rows count only if they are of the methods, the profile and the
+    protocol as they are now; what they lack is named in ``attrs["lacking"]`` of the measures, which
+    captions show.
+    """
+    chosen = select(methods, profile, seeds)
+    if source_of(profile, source) == "live":
+        return _live(chosen, suite, workers)
+    table, history = results.read(paths.RESULTS / profiles.get(profile).name)
+    parts = {run: _committed(run, table, suite) for run in chosen}
+    lacking = [run for run, part in parts.items() if part is None]
+    there = [part for part in parts.values() if part is not None]
+    where = f"among the committed results of {profile!r} (suite {suite!r})"
+    if not there:
+        raise ValueError(
+            f"methods={methods!r}, seeds={_several(seeds)}: none is {where} as they are "
+            "defined now; use source='live'"
+        )
+    table = pd.concat(there, ignore_index=True)
+    if lacking:
+        table.attrs["lacking"] = f"not measured yet: {_described(lacking, chosen)}"
+    history = history[history.key.isin({run.key for run in chosen if run not in lacking})]
+    return table, history.reset_index(drop=True)
+
+
+def _live(chosen: list[Run], suite, workers: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trained and measured now; runs that fail are told, and named as lacking if others do not."""
+    try:
+        campaign.carry_out(chosen, suite, workers)
+        return gathered(chosen, suite)
+    except campaign.Failed as error:
+        there = [run for run in chosen if campaign.finished(run, suite)]
+        if not there:
+            raise
+        progress.say(str(error))
+    table, history = gathered(there, suite)
+    lacking = [run for run in chosen if run not in there]
+    table.attrs["lacking"] = f"failed: {_described(lacking, chosen)}"
+    return table, history
+
+
+def _described(lacking: list[Run], chosen: list[Run]) -> str:
+    """Runs by seed: all of them, their names, or only how many they are."""
+    parts = []
+    for seed in sorted({run.seed for run in lacking}):
+        names = [run.name for run in lacking if run.seed == seed]
+        whole = len(names) == sum(run.seed == seed for run in chosen)
+        some = ", ".join(names) if len(names) <= NAMED else f"{len(names)} methods"
+        parts.append(f"seed {seed} of {'all methods' if whole else some}")
+    return "; ".join(parts)
+
+
+def _committed(run: Run, table: pd.DataFrame, suite) -> pd.DataFrame | None:
+    """The rows of a suite for one run, or None if any is not there by the present definitions."""
+    wanted = run.wanted(suite)
+    mine = suites.rows(run.current(table[table.key == run.key]), wanted)
+    there = set(zip(mine.asked, mine.which, mine.split))
+    return mine.assign(method=run.name) if there == set(wanted) else None
+
+
+def gathered(chosen: list[Run], suite="default") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(measures, histories) of finished runs."""
+    return measure(chosen, suite), results.histories(chosen)
+
+
+# What enters a wide table: measurements with a column of their own in the published tables.
+_WIDE = ("robustness", "autoattack", "average", "worst", "hessian")
+
+
+def wide(tidy: pd.DataFrame) -> pd.DataFrame:
+    """A row per (method, seed), the columns named as in the published tables (fractions, nats).
+
+    Flatness is the protocol's own radius, with its standard deviation over weight draws as
+    "<flatness>_std"; of the models only the last and the early-stopped one enter. Where the
+    protocol itself takes several radii, its first one counts.
+    """
+    table = tidy[tidy.asked.isin(_WIDE) & tidy.which.isin(("last", "early_stopped"))]
+    table = table.assign(column=[_column(row) for row in table.itertuples()])
+    spread = table[table.measure.str.contains("flatness")]
+    spread = spread.assign(column=[f"{c}_std" for c in spread.column], value=spread["std"])
+    table = pd.concat([table, spread]).drop_duplicates(["method", "seed", "column"])
+    return table.pivot(index=["method", "seed"], columns="column", values="value").rename_axis(
+        columns=None
+    )
+
+
+def _column(row) -> str:
+    early, train = row.which == "early_stopped", row.split == "train"
+    if "flatness" in row.measure or row.asked == "hessian":
+        return row.measure + ("_train" if train else "") + ("_early_stop" if early else "")
+    attack = "" if row.attack == "none" else "_aa" if row.attack == "aa" else "_pgd"
+    return row.measure + ("_early_stop" if early else f"_{row.split}") + attack

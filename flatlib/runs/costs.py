@@ -1,0 +1,131 @@
+"""What a batch of runs will cost, before it starts: gradient steps counted, a few of them timed."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from flatlib.attacks.pgd import PGD
+from flatlib.fast.forward import freeze
+from flatlib.files.atomic import Damaged
+from flatlib.training import profiles
+from flatlib.training.profiles import Profile
+
+# An attack step: a forward pass, a backward pass to the input. A training step costs about two.
+TRAIN_STEP = 2.0
+MEASURED = 128  # images at once
+CLEAN_STEP = 0.8  # a joint step without images, in joint steps
+LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of work in all, the number of runs, and over how many workers they are spread."""
+
+    seconds: float
+    runs: int
+    workers: int
+
+    def describe(self) -> str:
+        wall = self.seconds / min(self.workers, self.runs)
+        text = f"{wall / 3600:.1f} hours" if wall > 5400 else f"{max(1, round(wall / 60))} min"
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
+        return f"{runs} to train and measure: about {text} with {self.workers} worker(s)"
+
+
+def estimate(todo: list, suite, workers: int) -> Estimate:
+    """The cost of training and measuring ``todo``, from an attack step timed once per device and
+    profile: on a batch of training, and on one of a measure.
+    """
+    timed = cache(seconds_per_image)
+    total = 0.0
+    for run in todo:
+        try:
+            missing = run.missing(suite)
+        except (Damaged, OSError):
+            continue  # nothing is computed of it: the campaign will name it
+        device = here(run)
+        work = sum(measuring(run.profile, name, split) for name, _, split in missing)
+        if any(which == "early_stopped" for _, which, _ in missing):
+            work += stopping(run.method, run.profile)
+        total += work * timed(run.profile, device, MEASURED)
+        if not run.done:
+            work = training(run.method, run.profile)
+            total += work * timed(run.profile, device, run.profile.batch)
+    return Estimate(total, len(todo), workers)
+
+
+def here(run) -> str:
+    """The device to time a run on; workers of a cluster may have a GPU that this machine lacks."""
+    return run.on if torch.cuda.is_available() or not run.on.startswith("cuda") else "cpu"
+
+
+def training(method, profile: Profile) -> float:
+    """Attack steps, counted per image, of training a method, and the teacher that it may need; test
+    curves included.
+    """
+    teacher = profiles.teacher(method, profile)
+    attack = getattr(method.attack, "attack", method.attack)
+    steps = attack.steps + 1 if isinstance(attack, PGD) else 0
+    epochs = profiles.epochs(method, profile) * method.optimiser.calls
+    own = epochs * (
+        profile.train * (steps + TRAIN_STEP) + 8 * profile.log_images / profile.log_every
+    )
+    return own if teacher is None else own + training(teacher, profile)
+
+
+def stopping(method, profile: Profile) -> float:
+    """Attack steps, counted per image, of finding the early-stopped epoch by PGD-7."""
+    snapshots = profiles.epochs(method, profile) / profile.snapshot_every + 1
+    return snapshots * 8 * profile.protocol.early_restarts * profile.early
+
+
+def measuring(profile: Profile, name: str, split: str = "test") -> float:
+    """Attack steps, counted per image, of one measure by the profile's protocol."""
+    p, pgd = profile.protocol, profile.protocol.steps + 1
+    n = min(profile.test, profile.train) if split == "train" else profile.test
+    flat, attacked = (min(images or n, n) for images in (p.flatness_images, p.autoattack_images))
+    joint = (1 + CLEAN_STEP) * TRAIN_STEP * p.steps * flat  # robust and clean
+    joint += p.steps * flat if p.worst == "matched" else 0  # images alone, for the reference
+    averages = len(set(p.radii) - {p.xi}) * p.radii_draws
+    worsts = len(set(p.worst_radii) - set(p.worst_xi)) * p.radii_restarts
+    line = p.line_points * (3 * p.line_draws + 1) * (p.line_steps + 1)
+    counts = {
+        "robustness": p.restarts * pgd * n,
+        "autoattack": p.autoattack.steps_per_image * attacked,
+        "average": p.draws * pgd * flat,
+        "worst": len(p.worst_xi) * p.worst_restarts * joint,
+        "offsets": (p.restarts * n + p.draws * flat) * pgd
+        + p.worst_restarts * TRAIN_STEP * p.steps * flat,
+        "radii": (p.restarts * n + averages * flat) * pgd + worsts * joint,
+        "hessian": LANCZOS * HESSIAN_STEP * min(p.hessian_images, n),
+        "lines": line * min(p.line_images, n),
+        "choices": (4 * p.draws * flat + 2 * p.restarts * n) * pgd
+                   + 5 * p.worst_restarts * TRAIN_STEP * p.steps * flat,
+    }  # fmt: skip
+    return counts[name]
+
+
+def seconds_per_image(profile: Profile, device: str, batch: int, repeat: int = 9) -> float:
+    """The time of one attack step per image on this machine, of an untrained network.
+
+    The median: the best of some steps promised campaigns a third too short.
+    """
+    from flatlib.runs.run import load
+    from flatlib.training.methods import AT
+
+    data = load(profile, device)
+    g = torch.Generator(device).manual_seed(0)
+    model = profiles.network(AT, profile, data, None).to(device).eval()
+    profiles.initialise(model, g)
+    x, y = data.train.first(batch)
+    f, times, threads = freeze(model), [], torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker does
+    for _ in range(repeat):
+        started = time.perf_counter()
+        PGD(steps=2)(f, x, y, g).sum().item()
+        times.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return statistics.median(times) / (3 * len(x))
