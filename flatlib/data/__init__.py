@@ -212,7 +212,3 @@ def main(arguments: list[str] | None = None) -> None:
         cifar10.download(DATASETS)
     except OSError as error:
         parser.exit(1, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,13 @@ started from.
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT / "data"
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_CARRIED = _PACKAGE / "_data"  # what a wheel has of the folder data of the repository
+INSTALLED = _CARRIED.exists()  # and not in a checkout: nothing is written beside the package then
+ROOT = platformdirs.user_data_path("flatlib", False) if INSTALLED else _PACKAGE.parent
+DATA = _CARRIED if INSTALLED else ROOT / "data"
 PUBLISHED = DATA / "published"  # the papers' printed tables
 RESULTS = DATA / "results"  # our committed measurements, one folder per profile
 

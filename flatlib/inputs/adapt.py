@@ -29,7 +29,7 @@ class Function(nn.Module):
     def __init__(self, f):
         super().__init__()
         self.inside = nn.ModuleList(m for m in _modules(f) if hasattr(m, "training"))
-        self.forward = lambda x: f(x)  # as an attribute it is not traced (see ``kernels``)
+        self.forward = lambda x: f(x)  # as an attribute it is not traced (see ``fast.forward``)
 
     def named_parameters(self, prefix="", recurse=True, remove_duplicate=True):
         """None: they cannot be exchanged."""

@@ -23,7 +23,7 @@ def product(model: nn.Module, x: Tensor, y: Tensor, batch: int = 128):
 
     P counts the scalars of all layers with two or more dimensions, in the order of ``layers(model,
     biases=False)``; weights that take no part have zeros. The mean is over examples, whatever the
-    batch size. On a GPU float32 is meant in full, whatever the user has set (``kernels.exact``).
+    batch size. On a GPU float32 is meant in full, whatever the user has set (``forward.exact``).
     """
     f, w = fast(model), _matrices(model)
 
