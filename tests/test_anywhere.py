@@ -82,7 +82,8 @@ def test_a_cluster_that_does_not_answer_is_refused(scheduler, fresh_runs, monkey
 
 
 SCRIPT = """
-from flatlib import campaign, runs
+from flatlib import runs
+from flatlib.runs import campaign
 chosen = runs.select(["at", "mish"], "smoke")
 {call}
 """

@@ -178,7 +178,7 @@ def test_a_campaign_needs_few_packages(fresh_runs, tmp_path):
     absent = ["dask", "distributed", "plotly", "IPython", "jupytext", "papermill", "nbformat"]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"  # None: import fails
-        "from flatlib import batch\n"
+        "from flatlib.runs import batch\n"
         "batch.main(['--methods', 'at', '--profile', 'smoke', '--workers', '1'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,

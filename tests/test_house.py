@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,21 @@ def test_modes_are_switched_in_one_place(path):
     """Only ``weights.mode`` switches; others may put a network of their own into eval mode once."""
     switching = [c for c in calls(path) if c.endswith(".train") and not c.startswith("run")]
     assert not switching or path.stem in ("weights", "campaign")
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_imports_is_there(page):
+    blocks = BLOCK.findall(page.read_text())
+    lines = [line for block in blocks for line in block.splitlines()]
+    for line in lines:
+        if re.match(r"(from|import) flat(lib|book)\b", line):
+            exec(line, {})
+    commands = re.findall(r"python -m (flat[\w.]+)", page.read_text())
+    assert all(find_spec(module) for module in commands), commands
 
 
 # ---- pins ------------------------------------------------------------------------------------

@@ -353,7 +353,9 @@ def test_a_model_that_is_not_finite_is_refused(stored):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flatlib import files, paths, results, runs
+from flatlib import runs
+from flatlib.files import paths
+from flatlib.runs import results
 
 paths.RUNS, paths.RESULTS = Path(sys.argv[1]), Path(sys.argv[2])
 left = int(sys.argv[3])

@@ -102,7 +102,8 @@ for column, heading in headings.items():
 # times larger that is; `train` is the last RLoss on training images.
 
 # %% tags=["scroll-output"]
-rise = training_curves.overfitting(history).groupby("method").mean().reindex(shown)
+rise = training_curves.overfitting(history).groupby("method").mean()
+rise = rise.reindex(shown)
 rise.rename(names).rename_axis(None).round(3)
 
 # %% [markdown]
