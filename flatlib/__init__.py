@@ -24,15 +24,18 @@ __all__ = [
     "eigenvalues", "evaluate", "fit", "layers", "runs", "slices", "worst_flatness",
 ]  # fmt: skip
 _LATER = {"AT": "training.methods", "CATALOGUE": "training.methods", "Method": "training.methods",
-          "fit": "training.train"}  # fmt: skip
+          "fit": "training.train", "runs": "runs"}  # fmt: skip
 
 
 def __getattr__(name: str):
-    if name == "runs":
-        return import_module("flatlib.runs")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    try:
+        module = import_module(f"{__name__}.{_LATER[name]}")
+    except ModuleNotFoundError as error:
+        error.msg += f"; flatlib.{name} wants more packages: pip install 'flatlib[training]'"
+        raise
+    return module if name == "runs" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -105,6 +104,8 @@ def top_eigenvector(
 
 def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, **how):
     """SciPy's ``eigsh`` on the product with the Hessian."""
+    from scipy.sparse import linalg  # here alone: it takes as long as the rest of flatlib
+
     batch, tol = checks.number("batch", batch), checks.radius("tol", tol)
     seed = checks.seed("seed", seed)
     model, x, y, _ = inputs.examples(model, x, y, weights=True, climbs=True)
@@ -128,14 +129,14 @@ def _lanczos(model, x, y, k: int, ends: str, batch: int, tol: float, seed: int, 
             return found
 
         start = np.random.RandomState(seed).randn(size)
-        operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
+        operator = linalg.LinearOperator((size, size), matvec=matvec, dtype=np.float64)
         try:
             with threadpool_limits(1, "blas"):  # SciPy's threads would get in the way of torch's
-                return eigsh(operator, k, which=ends, tol=tol, v0=start, **how)
-        except ArpackNoConvergence as error:
+                return linalg.eigsh(operator, k, which=ends, tol=tol, v0=start, **how)
+        except linalg.ArpackNoConvergence as error:
             found = f"{len(error.eigenvalues)} of k={k} eigenvalues"
             raise ValueError(f"tol={tol!r}: Lanczos found {found}; choose a larger tol") from error
-        except ArpackError as error:
+        except linalg.ArpackError as error:
             if largest > 0:
                 raise ValueError(f"model: Lanczos fails on its Hessian ({error})") from error
             return _flat(k, start, **how)
