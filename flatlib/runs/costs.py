@@ -10,14 +10,13 @@ import torch
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import freeze
 from flatlib.files.atomic import Damaged
+from flatlib.runs import measurements
 from flatlib.training import profiles
 from flatlib.training.profiles import Profile
 
 # An attack step: a forward pass, a backward pass to the input. A training step costs about two.
 TRAIN_STEP = 2.0
 MEASURED = 128  # images at once
-CLEAN_STEP = 0.8  # a joint step without images, in joint steps
-LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
 
 
 @dataclass(frozen=True)
@@ -84,28 +83,8 @@ def stopping(method, profile: Profile) -> float:
 
 def measuring(profile: Profile, name: str, split: str = "test") -> float:
     """Attack steps, counted per image, of one measure by the profile's protocol."""
-    p, pgd = profile.protocol, profile.protocol.steps + 1
     n = min(profile.test, profile.train) if split == "train" else profile.test
-    flat, attacked = (min(images or n, n) for images in (p.flatness_images, p.autoattack_images))
-    joint = (1 + CLEAN_STEP) * TRAIN_STEP * p.steps * flat  # robust and clean
-    joint += p.steps * flat if p.worst == "matched" else 0  # images alone, for the reference
-    averages = len(set(p.radii) - {p.xi}) * p.radii_draws
-    worsts = len(set(p.worst_radii) - set(p.worst_xi)) * p.radii_restarts
-    line = p.line_points * (3 * p.line_draws + 1) * (p.line_steps + 1)
-    counts = {
-        "robustness": p.restarts * pgd * n,
-        "autoattack": p.autoattack.steps_per_image * attacked,
-        "average": p.draws * pgd * flat,
-        "worst": len(p.worst_xi) * p.worst_restarts * joint,
-        "offsets": (p.restarts * n + p.draws * flat) * pgd
-        + p.worst_restarts * TRAIN_STEP * p.steps * flat,
-        "radii": (p.restarts * n + averages * flat) * pgd + worsts * joint,
-        "hessian": LANCZOS * HESSIAN_STEP * min(p.hessian_images, n),
-        "lines": line * min(p.line_images, n),
-        "choices": (4 * p.draws * flat + 2 * p.restarts * n) * pgd
-                   + 5 * p.worst_restarts * TRAIN_STEP * p.steps * flat,
-    }  # fmt: skip
-    return counts[name]
+    return measurements.MEASURES[name].cost(measurements.Size(profile.protocol, n))
 
 
 def seconds_per_image(profile: Profile, device: str, batch: int, repeat: int = 9) -> float:

@@ -1,85 +1,20 @@
-"""The measures of a trained model as rows of a tidy table, by the profile's protocol.
-
-Every measure draws from a generator of its own, so that its value does not depend on which others
-were asked for.
+"""The measures of a trained model as rows of a tidy table, by the profile's protocol; what each
+costs.
 """
 
-import hashlib
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from flatlib.attacks.pgd import PGD
-from flatlib.data import Dataset, Split
 from flatlib.keys import settings
-from flatlib.measures.evaluate import Report, evaluate
+from flatlib.measures.evaluate import evaluate
 from flatlib.measures.flatness import average_flatness, worst_flatness
 from flatlib.measures.hessian import eigenvalues
 from flatlib.measures.landscape import KINDS, slices
 from flatlib.runs.disagreements import choices
-from flatlib.training.profiles import Profile
-
-
-class Subject:
-    """A model, the part of the data it is measured on, and the protocol."""
-
-    def __init__(self, model: nn.Module, data: Dataset, profile: Profile, split: str):
-        self.model, self.split = model, split
-        self.profile, self.protocol = profile, profile.protocol
-        part: Split = data.train if split == "train" else data.test
-        self.x, self.y = part.first(profile.test)
-        self.data = data
-
-    @property
-    def pgd(self) -> PGD:
-        """One start, as inside average-case flatness."""
-        return PGD(eps=self.profile.eps, steps=self.protocol.steps)
-
-    def generator(self, measure: str) -> torch.Generator:
-        seed = int.from_bytes(hashlib.sha256(f"{measure}/{self.split}".encode()).digest()[:8]) >> 1
-        return torch.Generator(self.x.device).manual_seed(seed)
-
-    @cached_property
-    def report(self) -> Report:
-        """PGD with restarts: RErr, RLoss and the reference of every robust flatness."""
-        attack = replace(self.pgd, restarts=self.protocol.restarts)
-        return evaluate(self.model, self.x, self.y, attack, self.generator("pgd"), doubts=False)
-
-    @cached_property
-    def whole(self) -> Split:
-        """What Err and Loss are taken on: all test images, or as many of the training images."""
-        test = self.data.all_test()
-        return self.data.train.first(len(test)) if self.split == "train" else test
-
-    @cached_property
-    def clean(self) -> Report:
-        """Err and Loss, on more images than can be attacked."""
-        same = len(self.whole) == len(self.x)
-        return self.report if same else evaluate(self.model, *self.whole)
-
-    def first(self, images: int | None) -> "Subject":
-        """The same subject on its first ``images`` alone, its report cut to them; None: on all."""
-        if images is None or images >= len(self.x):
-            return self
-        part = copy(self)
-        part.x, part.y = self.x[:images], self.y[:images]
-        part.report = self.report.first(images)
-        return part
-
-    def row(self, measure: str, value: float, attack: str = "none", **more) -> dict:
-        return {
-            "split": self.split,
-            "measure": measure,
-            "attack": attack,
-            "n": len(self.x),
-            "value": value,
-            **more,
-        }
+from flatlib.runs.subject import Subject
+from flatlib.training.profiles import Profile, Protocol
 
 
 def robustness(s: Subject) -> list[dict]:
@@ -221,12 +156,80 @@ def lines(s: Subject) -> list[dict]:
     return rows
 
 
+# ---- costs: attack steps (a forward pass, a backward pass to the input), counted per image
+
+
+class Size(NamedTuple):
+    """What the cost of a measure depends on."""
+
+    protocol: Protocol
+    n: int  # images measured on
+
+    def few(self, images: int | None) -> int:
+        return min(images or self.n, self.n)
+
+    @property
+    def flat(self) -> int:
+        return self.few(self.protocol.flatness_images)
+
+    @property
+    def pgd(self) -> int:
+        return self.protocol.steps + 1
+
+    def joint(self, searches: int) -> float:
+        """Searches for the worst weights, robust and clean; those of images alone where the
+        reference is matched.
+        """
+        p = self.protocol
+        alone = p.steps * self.flat if p.worst == "matched" else 0
+        return searches * ((1 + CLEAN_STEP) * WEIGHT_STEP * p.steps * self.flat + alone)
+
+
+WEIGHT_STEP = 2.0  # a step with a gradient for the weights too, in attack steps
+CLEAN_STEP = 0.8  # one without images, in those
+LANCZOS, HESSIAN_STEP = 60, 4.0  # products with the Hessian for a few eigenvalues; one in steps
+
+
+def _robustness_cost(s: Size) -> float:
+    return s.protocol.restarts * s.pgd * s.n
+
+
+def _worst_cost(s: Size) -> float:
+    return s.joint(len(s.protocol.worst_xi) * s.protocol.worst_restarts)
+
+
+def _offsets_cost(s: Size) -> float:
+    p = s.protocol
+    average = _robustness_cost(s) + p.draws * s.pgd * s.flat
+    return average + p.worst_restarts * WEIGHT_STEP * p.steps * s.flat
+
+
+def _radii_cost(s: Size) -> float:
+    p = s.protocol
+    averages = len(set(p.radii) - {p.xi}) * p.radii_draws
+    worsts = len(set(p.worst_radii) - set(p.worst_xi)) * p.radii_restarts
+    return _robustness_cost(s) + averages * s.pgd * s.flat + s.joint(worsts)
+
+
+def _lines_cost(s: Size) -> float:
+    p = s.protocol
+    return p.line_points * (3 * p.line_draws + 1) * (p.line_steps + 1) * s.few(p.line_images)
+
+
+def _choices_cost(s: Size) -> float:
+    p = s.protocol
+    averages = 4 * p.draws * s.flat + 2 * p.restarts * s.n
+    return averages * s.pgd + 5 * p.worst_restarts * WEIGHT_STEP * p.steps * s.flat
+
+
 class Measure(NamedTuple):
-    """How rows are made, the fields of the protocol that decide them, and the version of the code:
-    to be raised when it measures something else than before, so that older rows no longer count.
+    """All there is to a measure: how its rows are made, what it costs, the fields of the protocol
+    that decide them, and the version of the code: to be raised when it measures something else than
+    before, so that older rows no longer count.
     """
 
     rows: Callable[[Subject], list[dict]]
+    cost: Callable[[Size], float]
     uses: tuple[str, ...]
     version: int = 1
 
@@ -238,17 +241,40 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "robustness": Measure(robustness, ("steps", "restarts")),
-    "autoattack": Measure(autoattack, ("autoattack", "autoattack_images")),
-    "average": Measure(average, ("steps", "restarts", "xi", "draws", "flatness_images")),
-    "worst": Measure(worst, ("steps", "restarts", "worst", "worst_xi", "worst_restarts",
-                             "worst_lr", "flatness_images")),
-    "offsets": Measure(offsets, ("steps", "restarts", "draws", "worst_restarts", "worst_lr",
-                                 "flatness_images")),
-    "radii": Measure(radii, ("steps", "restarts", "xi", "worst", "worst_xi", "worst_lr", "radii",
-                             "worst_radii", "radii_draws", "radii_restarts", "flatness_images")),
-    "hessian": Measure(hessian, ("hessian_images", "hessian_k")),
-    "lines": Measure(lines, ("line_points", "line_draws", "line_images", "line_steps")),
-    "choices": Measure(choices, ("steps", "restarts", "xi", "draws", "worst_xi", "worst_restarts",
-                                 "worst_lr", "flatness_images")),
+    "robustness": Measure(robustness, _robustness_cost, ("steps", "restarts")),
+    "autoattack": Measure(
+        autoattack,
+        lambda s: s.protocol.autoattack.steps_per_image * s.few(s.protocol.autoattack_images),
+        ("autoattack", "autoattack_images"),
+    ),
+    "average": Measure(
+        average, lambda s: s.protocol.draws * s.pgd * s.flat,
+        ("steps", "restarts", "xi", "draws", "flatness_images"),
+    ),
+    "worst": Measure(
+        worst, _worst_cost,
+        ("steps", "restarts", "worst", "worst_xi", "worst_restarts", "worst_lr",
+         "flatness_images"),
+    ),
+    "offsets": Measure(
+        offsets, _offsets_cost,
+        ("steps", "restarts", "draws", "worst_restarts", "worst_lr", "flatness_images"),
+    ),
+    "radii": Measure(
+        radii, _radii_cost,
+        ("steps", "restarts", "xi", "worst", "worst_xi", "worst_lr", "radii", "worst_radii",
+         "radii_draws", "radii_restarts", "flatness_images"),
+    ),
+    "hessian": Measure(
+        hessian, lambda s: LANCZOS * HESSIAN_STEP * s.few(s.protocol.hessian_images),
+        ("hessian_images", "hessian_k"),
+    ),
+    "lines": Measure(
+        lines, _lines_cost, ("line_points", "line_draws", "line_images", "line_steps"),
+    ),
+    "choices": Measure(
+        choices, _choices_cost,
+        ("steps", "restarts", "xi", "draws", "worst_xi", "worst_restarts", "worst_lr",
+         "flatness_images"),
+    ),
 }  # fmt: skip

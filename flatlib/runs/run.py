@@ -21,6 +21,7 @@ from flatlib.files.provenance import provenance
 from flatlib.keys import digest
 from flatlib.networks import resnet
 from flatlib.runs import measurements, suites
+from flatlib.runs.subject import Subject
 from flatlib.training import early_stopping, profiles, snapshots
 from flatlib.training.methods import Method, differences
 from flatlib.training.profiles import Profile
@@ -268,7 +269,7 @@ class Run:
         if where not in subjects:
             subjects.clear()  # one model at a time
             model = snapshots.finite(self.model(which), f"{self.name}, {which}")
-            subjects[where] = measurements.Subject(model, self.data, self.profile, split)
+            subjects[where] = Subject(model, self.data, self.profile, split)
         rows = pd.DataFrame(measurements.MEASURES[name].rows(subjects[where]))
         about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
         about |= {"images": self.data.origin} if self.data.origin else {}
