@@ -24,7 +24,7 @@
 # **Claim.** The method with the lower robust loss (RLoss) ends in the flatter
 # minimum.
 #
-# **Cost.** Two to three minutes at `fashion` on two CPU cores the first time,
+# **Cost.** Two to five minutes at `fashion` on two CPU cores the first time,
 # seconds at `smoke`; networks that are there already are loaded.
 #
 # **What to expect.** Both networks are right about most clean images. Under

@@ -21,8 +21,8 @@
 # move.
 #
 # **Cost.** With `source = "committed"` seconds. Live, the 19 methods of
-# `methods = "table1"` take a quarter of the time of all 74: at `fashion` a
-# quarter of an hour for each seed on two CPU cores. What it will take here is
+# `methods = "table1"` take a quarter of the time of all 74: at `fashion` 20 to
+# 40 minutes for each seed on two CPU cores. What it will take here is
 # said before it starts, and what was finished once is kept.
 #
 # **What to expect.** Two panels of the same shape: the points rise from the

@@ -20,8 +20,8 @@
 # and then rises again, while RLoss on training images goes on falling.
 #
 # **Cost.** With `source = "committed"` seconds. Live, a network for each seed
-# is trained and measured: a few seconds at `smoke`, two minutes at `fashion`,
-# seven at `cifar10-cpu`, of one CPU core each.
+# is trained and measured: a few seconds at `smoke`, two to four minutes at
+# `fashion`, seven and more at `cifar10-cpu`, of one CPU core each.
 #
 # **What to expect.** A curve of test RLoss with a minimum early on, and far
 # above it at the end. Test RErr overfits much less.

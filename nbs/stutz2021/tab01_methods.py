@@ -21,7 +21,7 @@
 # RErr on training images is in the reverse one.
 #
 # **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
-# minute and `fashion` a quarter of an hour for each seed, on two CPU cores. The
+# minute and `fashion` 20 to 40 minutes for each seed, on two CPU cores. The
 # networks are those of Fig. 1: once there, they are kept.
 #
 # **What to expect.** The groups are made by the published RErr on CIFAR-10.
