@@ -127,6 +127,7 @@ QUEUE ?= cifar10-cpu
 WAITING = $(CURDIR)/data/results/$(QUEUE)/pending
 campaign: $(READY)
 	@test -d .campaign || git worktree add --quiet --detach .campaign HEAD
+	@git -C .campaign checkout --quiet --detach "$$(git rev-parse HEAD)"
 	@echo "== The queue of $(QUEUE), from commit $$(git -C .campaign describe --always)"
 	@cd .campaign; trap 'kill 0' INT TERM; for worker in $$(seq $(WORKERS)); do \
 	  FLATLIB_RUNS="$${FLATLIB_RUNS:-$(CURDIR)/runs}" OMP_NUM_THREADS=1 \
