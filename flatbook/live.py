@@ -9,6 +9,7 @@ from flatbook.figures import plots
 from flatlib import runs
 from flatlib.files import paths
 from flatlib.runs import results
+from flatlib.training import profiles
 from flatlib.training.methods import CATALOGUE
 
 
@@ -48,7 +49,7 @@ def shown(methods, profile, seeds=(0,), source="auto", workers: int = 1, all_of=
 
 def _stored(profile, methods) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """All that is stored at a profile, whatever the seeds; None if that is nothing."""
-    table, _ = results.read(paths.RESULTS / runs.profiles.get(profile).name)
+    table, _ = results.read(paths.RESULTS / profiles.get(profile).name)
     seeds = sorted(int(seed) for seed in table.seed.unique())
     known = [m for m in runs.named(methods or list(CATALOGUE)) if (table.method == m).any()]
     try:

@@ -10,12 +10,10 @@ import torch
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import freeze
 from flatlib.files.atomic import Damaged
-from flatlib.runs import measurements
+from flatlib.runs.measurements import MEASURES, WEIGHT_STEP, Size
 from flatlib.training import profiles
 from flatlib.training.profiles import Profile
 
-# An attack step: a forward pass, a backward pass to the input. A training step costs about two.
-TRAIN_STEP = 2.0
 MEASURED = 128  # images at once
 
 
@@ -70,7 +68,7 @@ def training(method, profile: Profile) -> float:
     steps = attack.steps + 1 if isinstance(attack, PGD) else 0
     epochs = profiles.epochs(method, profile) * method.optimiser.calls
     own = epochs * (
-        profile.train * (steps + TRAIN_STEP) + 8 * profile.log_images / profile.log_every
+        profile.train * (steps + WEIGHT_STEP) + 8 * profile.log_images / profile.log_every
     )
     return own if teacher is None else own + training(teacher, profile)
 
@@ -84,7 +82,7 @@ def stopping(method, profile: Profile) -> float:
 def measuring(profile: Profile, name: str, split: str = "test") -> float:
     """Attack steps, counted per image, of one measure by the profile's protocol."""
     n = min(profile.test, profile.train) if split == "train" else profile.test
-    return measurements.MEASURES[name].cost(measurements.Size(profile.protocol, n))
+    return MEASURES[name].cost(Size(profile.protocol, n))
 
 
 def seconds_per_image(profile: Profile, device: str, batch: int, repeat: int = 9) -> float:
