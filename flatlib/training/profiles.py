@@ -103,8 +103,9 @@ _SPATIAL = ("crop", "flip", "crop-mean", "cutout")
 # Left out where AT is to overfit on a few hundred images, see book/protocol.md.
 _MOVING = (*_SPATIAL, "shrink")
 
-# About a twentieth of the standard ensemble's cost, see book/protocol.md.
+# About a twentieth of the standard ensemble's cost, and a fiftieth, see book/protocol.md.
 _LIGHT = AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=50, targets=3)
+_BRIEF = AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3)
 
 DEFAULT = "fashion"  # real images that come with the project, minutes of a CPU
 PROFILES = {
@@ -123,8 +124,7 @@ PROFILES = {
         "digits", "digits", train=200, test=400, early=200, blocks=(1, 1, 1), width=16, epochs=80,
         batch=50, eps=0.15, without=_SPATIAL, outer_lr=1.0, log_every=2, log_images=200,
         protocol=Protocol(
-            restarts=5, worst="paper", worst_restarts=5, early_restarts=1,
-            autoattack=_LIGHT,
+            restarts=5, worst="paper", worst_restarts=5, early_restarts=1, autoattack=_LIGHT,
             radii_draws=5, radii_restarts=2, hessian_images=400, line_points=25, line_draws=5,
         ),
     ),
@@ -132,8 +132,7 @@ PROFILES = {
         "fashion", "fashion", train=500, test=2000, early=2000, blocks=(1, 1, 1), width=16,
         epochs=100, batch=50, eps=0.06, without=_MOVING, outer_lr=1.0, log_every=5, log_images=400,
         protocol=Protocol(
-            restarts=1, draws=5, worst_restarts=2, early_restarts=1,
-            autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3),
+            restarts=1, draws=5, worst_restarts=2, early_restarts=1, autoattack=_BRIEF,
             autoattack_images=300, flatness_images=256, radii_draws=3, radii_restarts=2,
             hessian_images=256, line_points=17, line_draws=3, line_images=128,
         ),
@@ -143,9 +142,9 @@ PROFILES = {
         epochs=40, batch=32, eps=PAPER_EPS, without=("crop", "flip", "crop-mean"), outer_lr=1.0,
         log_every=2, log_images=500, snapshot_every=4,
         protocol=Protocol(
-            restarts=2, draws=6, worst_restarts=2, early_restarts=2, autoattack=_LIGHT,
-            autoattack_images=500, flatness_images=256, radii_draws=4, radii_restarts=2,
-            hessian_images=256, line_points=17, line_draws=3, line_images=64,
+            restarts=1, draws=5, worst_restarts=2, early_restarts=1, autoattack=_BRIEF,
+            autoattack_images=500, flatness_images=256, radii_draws=3, radii_restarts=2,
+            hessian_images=128, line_points=17, line_draws=3, line_images=64,
         ),
     ),
     "cifar10-smoke": Profile(
