@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from flatlib import AT, fit
 from flatlib.attacks.pgd import PAPER_STEP
-from flatlib.networks.resnet import ResNet, initialise
+from flatlib.networks.parts import initialise
+from flatlib.networks.resnet import ResNet
 from flatlib.training import profiles
 
 from . import plain

@@ -14,7 +14,9 @@ import pandas as pd
 from flatbook import published
 from flatlib.files import checkpoints, progress
 from flatlib.keys import describe
-from flatlib.training.methods import CATALOGUE, TABLE1, differences
+from flatlib.catalogue import CATALOGUE
+from flatlib.catalogue.stutz2021 import TABLE1
+from flatlib.training.methods import differences
 
 MARKS = "<!-- methods: begin -->", "<!-- methods: end -->"
 

@@ -23,7 +23,7 @@ __all__ = [
     "AT", "CATALOGUE", "PGD", "AutoAttack", "Method", "as_function", "average_flatness",
     "eigenvalues", "evaluate", "fit", "layers", "runs", "slices", "worst_flatness",
 ]  # fmt: skip
-_LATER = {"AT": "training.methods", "CATALOGUE": "training.methods", "Method": "training.methods",
+_LATER = {"AT": "training.methods", "CATALOGUE": "catalogue", "Method": "training.methods",
           "fit": "training.train", "runs": "runs"}  # fmt: skip
 
 

@@ -108,22 +108,6 @@ def choice(name: str, value, choices) -> None:
         raise ValueError(f"{name}={value!r}: choose one of {sorted(choices)}")
 
 
-def attack(value, name: str = "attack"):
-    """``value`` if it can be called as an attack, or None."""
-    if value is not None and (isinstance(value, type) or not callable(value)):
-        given = "" if value is ... else f"={value!r}"
-        raise ValueError(
-            f"{name}{given}: PGD(...), AutoAttack(...), a function (f, x, y, g) -> x_adv, "
-            f"or None for clean images wanted"
-        )
-    return value
-
-
-def by_gradient(attack) -> bool:
-    """Whether ``attack`` is known to follow gradients (parts that carry one out: as theirs)."""
-    return bool(getattr(getattr(attack, "attack", attack), "by_gradient", False))
-
-
 def perturbable(w: dict[str, Tensor]) -> dict[str, Tensor]:
     """``w``, the layers of a model, if there are any."""
     if not w:
@@ -176,7 +160,7 @@ def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
     """The contract of an attack, never taken on trust: same shape, finite, in [0, 1], within eps of
     x.
     """
-    name = type(attack).__name__
+    name = attack.name
     if not isinstance(x_adv, Tensor) or (x_adv.dtype, x_adv.device) != (x.dtype, x.device):
         how = (x_adv.dtype, x_adv.device) if isinstance(x_adv, Tensor) else type(x_adv).__name__
         raise ValueError(f"{name} returned {how}, images are {x.dtype} on {x.device}")
@@ -187,10 +171,9 @@ def attacked(x: Tensor, x_adv: Tensor, attack) -> None:
         )
     if float(x_adv.min()) < -1e-6 or float(x_adv.max()) > 1 + 1e-6:
         raise ValueError(f"{name} left [0, 1]: {x_adv.min():.4g} to {x_adv.max():.4g}")
-    eps = getattr(attack, "eps", None)
-    if eps is None:
+    if (eps := attack.eps) is None:
         return
-    order = 2 if getattr(attack, "norm", "linf") == "l2" else float("inf")
+    order = 2 if attack.norm == "l2" else float("inf")
     size = torch.linalg.vector_norm((x_adv - x).flatten(1), order, dim=1).max()
     if float(size) > eps * (1 + 1e-4) + 1e-6:
         raise ValueError(f"{name} moved an image by {float(size):.5g}, more than eps = {eps:.5g}")

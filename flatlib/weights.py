@@ -5,13 +5,12 @@ Parameters of normalisation modules and of auxiliary heads are no layers (Stutz 
 3.2).
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
 
 from flatlib.traces import unchanged
 
@@ -19,7 +18,7 @@ Weights = dict[str, Tensor]
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _RUNNERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-UNITS = ("layer", "filter")  # what is normalised as one
+UNITS = ("layer", "filter", "row")  # what is normalised as one
 _TINY = 1e-12  # keeps 0/0 out of directions: conv biases before batch norm start at exactly zero
 
 
@@ -155,18 +154,22 @@ def norms(w: Weights, per: str = "layer") -> Weights:
     """||w_l||_2 per layer, each shaped to broadcast against its tensor.
 
     ``per="filter"`` takes one norm per output filter of tensors with four dimensions and treats all
-    others as one unit (Li et al. 2018 as used in Stutz et al. 2021, App. E).
+    others as one unit (Li et al. 2018 as used in Stutz et al. 2021, App. E). ``per="row"`` takes
+    one per filter of convolutions and per row of linear layers; what has one dimension counts 0 and
+    is so left where it is (Li et al. 2018 as released, with biases ignored).
     """
     if per not in UNITS:
-        raise ValueError(f"per={per!r}: choose 'layer' or 'filter'")
+        raise ValueError(f"per={per!r}: choose one of {UNITS}")
     if per == "layer":
         return dict(zip(w, torch._foreach_norm(list(w.values()))))
+    return {name: _norm(tensor, per) for name, tensor in w.items()}
 
-    def norm(tensor: Tensor) -> Tensor:
-        dims = (1, 2, 3) if tensor.ndim == 4 else None
-        return torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
 
-    return {name: norm(tensor) for name, tensor in w.items()}
+def _norm(tensor: Tensor, per: str) -> Tensor:
+    units = tensor.ndim == 4 if per == "filter" else tensor.ndim > 1
+    dims = tuple(range(1, tensor.ndim)) if units else None
+    norm = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
+    return norm if units or per == "filter" else 0 * norm
 
 
 def _scaled(nu: Weights, factors: list[Tensor]) -> Weights:
@@ -219,71 +222,6 @@ def climb(nu: Weights, grads: Weights, lengths: Weights, lr: float, xi: float) -
     torch._foreach_addcmul_(moving, list(grads.values()), rates)
     shrink = torch._foreach_mul(_over(lengths, nu), xi)
     torch._foreach_mul_(moving, torch._foreach_clamp_max(shrink, 1.0))
-
-
-@contextmanager
-def mode(model: nn.Module, training: bool):
-    """Run the block in train or eval mode, then give every module its own mode back.
-
-    Measuring, in eval mode, leaves nothing behind: what forward passes keep in attributes and
-    buffers is taken back too.
-    """
-    before = {module: module.training for module in model.modules()}
-    kept = nullcontext() if training else unchanged(model)
-    try:
-        with kept, _weights_kept(model):
-            model.train() if training else model.eval()
-            yield model
-    finally:
-        for module, was in before.items():
-            module.training = was
-
-
-@contextmanager
-def _weights_kept(model: nn.Module):
-    """Give weights their values back that a module changes as it changes its mode, such as one that
-    merges a low-rank part into its weights for eval mode.
-    """
-    own = (nn.Module.train, nn.Module.eval)
-    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    plain = all((type(m).train, type(m).eval) == own for m in modules)
-    learned = [] if plain else [p for p in model.parameters() if not (is_lazy(p) or p.is_meta)]
-    values = [(p, p.detach().clone()) for p in learned]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in values:
-                if not torch.equal(parameter, value):
-                    parameter.copy_(value)
-
-
-@contextmanager
-def in_modes(model: nn.Module, modes: tuple[bool, ...]):
-    """Run the block with a train or eval mode for every module, in the order of ``modules()``."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        for (module, _), training in zip(before, modes):
-            module.training = training
-        yield model
-    finally:
-        for module, was in before:
-            module.training = was
-
-
-@contextmanager
-def no_statistics(model: nn.Module):
-    """Run the block without lasting effect on batch norm's running statistics and counters."""
-    buffers = [
-        b for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)
-    ]
-    before = [b.clone() for b in buffers]
-    try:
-        yield model
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before):
-                buffer.copy_(value)
 
 
 def gradient(objective, w: Weights, wrt: Weights) -> Weights:

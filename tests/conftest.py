@@ -7,7 +7,8 @@ import torch
 
 from flatlib import data
 from flatlib.files import paths
-from flatlib.networks.resnet import ResNet, initialise
+from flatlib.networks.parts import initialise
+from flatlib.networks.resnet import ResNet
 from flatlib.training import profiles
 from flatlib.training.methods import AT
 from flatlib.training.train import fit

@@ -15,9 +15,9 @@ import torch
 from flatbook import published
 from flatlib import CATALOGUE
 from flatlib.data import Dataset, Split
+from flatlib.modes import mode
 from flatlib.training import profiles
 from flatlib.training.train import Training, _Curves
-from flatlib.weights import mode
 
 FILE = Path(__file__).with_suffix(".csv")
 PROGRESS = 0.01  # not 0, where a cyclic rate is zero

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flatlib import PGD, AutoAttack, evaluate
+from flatlib.attacks.attack import Attack, Threat, declared
 from flatlib.attacks.pgd import PAPER_STEP, IgnoreIncorrect, PerTask, PreventLeaking
 from flatlib.losses import cross_entropy, kl, own_task
 
@@ -448,3 +449,45 @@ class TestAutoAttack:
         with pytest.raises(ValueError, match=f"{attacks[-1]} needs {least} classes.*has {classes}"):
             attack(f, torch.rand(5, 1, 4, 4), torch.zeros(5, dtype=torch.long))
         assert asked == [2]
+
+
+# ---- the threat model ------------------------------------------------------------------------
+
+
+def test_a_threat_model_is_refused_by_name():
+    with pytest.raises(ValueError, match="norm='l1'"):
+        Threat(0.1, "l1")
+    with pytest.raises(ValueError, match="eps=-1"):
+        Threat(-1)
+
+
+@pytest.mark.parametrize("wrap", [IgnoreIncorrect, PreventLeaking, PerTask])
+def test_a_wrapper_is_as_the_attack_it_carries_out(wrap):
+    threat = Threat(1.5, "l2")
+    own = wrap(PGD(eps=0.1, steps=3, restarts=2))
+    assert (own.eps, own.norm, own.by_gradient, own.steps_per_image) == (0.1, "linf", True, 8)
+    assert own.within(threat) == wrap(PGD(1.5, 3, None, 2, "l2"))
+    assert own.rescaled(threat).attack == PGD(eps=0.1, steps=3, restarts=2).rescaled(threat)
+    assert replace(own, attack=PGD(steps=0)).by_gradient is False
+
+
+def test_attacks_in_the_papers_units_scale_with_the_threat():
+    found = PGD(eps=9 / 255, lr=0.007).rescaled(Threat(0.5, "l2"))
+    assert (found.eps, found.norm) == (pytest.approx(9 / 8 * 0.5), "l2")
+    assert found.lr == pytest.approx(0.007 * 0.5 * 255 / 8)
+    assert PGD().rescaled(Threat()) == replace(PGD(), lr=0.007)
+    with pytest.raises(ValueError, match="attack.norm='l2': methods are given for 'linf'"):
+        PGD(norm="l2").rescaled(Threat())
+    assert AutoAttack().within(Threat(0.5, "l2")) == AutoAttack(0.5, "l2")
+
+
+def test_a_function_declares_a_radius_at_most(xy):
+    plain = declared(lambda f, x, y, g: x)
+    assert (plain.eps, plain.by_gradient, plain.once(), plain.at_least(5)) == (
+        None, None, plain, plain)  # fmt: skip
+    assert declared(None) is None and declared(PGD()) == PGD()
+    for wrong in (..., PGD, "pgd"):
+        with pytest.raises(ValueError, match="attack"):
+            declared(wrong)
+    with pytest.raises(NotImplementedError, match="Attack has no __call__"):
+        Attack()(None, *xy)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from flatlib import PGD, average_flatness, eigenvalues, evaluate, slices, worst_flatness
+from flatlib.attacks.attack import Attack
 from flatlib.losses import cross_entropy
 from flatlib.measures.evaluate import robust_errors
 
@@ -56,7 +57,7 @@ def scripted(*logits):
 
 
 @dataclass(frozen=True)
-class Moves:
+class Moves(Attack):
     """An attack that marks its images as the next step of the script."""
 
     restarts: int = 1

@@ -15,7 +15,7 @@ from flatlib import data, runs
 from flatlib.data import fashion
 from flatlib.files import paths
 from flatlib.training import profiles
-from flatlib.training.methods import AT, CATALOGUE
+from flatlib import AT, CATALOGUE
 from flatlib.training.profiles import adapt
 from flatlib.training.train import fit
 

@@ -12,7 +12,7 @@ from flatlib import (
     PGD, as_function, average_flatness, eigenvalues, evaluate, layers, slices, worst_flatness,
 )  # fmt: skip
 from flatlib.losses import cross_entropy
-from flatlib.networks.resnet import ReBatchNorm
+from flatlib.networks.parts import ReBatchNorm
 from flatlib.weights import add, detached, direction, project, sample
 
 pytestmark = pytest.mark.numerical

@@ -23,7 +23,7 @@ from flatlib import (
     PGD, as_function, average_flatness, eigenvalues, evaluate, layers, weights, worst_flatness,
 )  # fmt: skip
 from flatlib.fast import forward, plans, tracing
-from flatlib.networks.resnet import ACTIVATIONS, ReBatchNorm, WithRotations
+from flatlib.networks.parts import ACTIVATIONS, ReBatchNorm, WithRotations
 from flatlib.vision import models as torchvision_models
 
 pytestmark = pytest.mark.numerical

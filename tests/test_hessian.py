@@ -11,7 +11,8 @@ from torch.func import functional_call
 from flatlib import eigenvalues, layers
 from flatlib.measures import hessian
 from flatlib.measures.hessian import product, top_eigenvector
-from flatlib.networks.resnet import ResNet, initialise
+from flatlib.networks.parts import initialise
+from flatlib.networks.resnet import ResNet
 
 pytestmark = pytest.mark.numerical
 

@@ -1,5 +1,6 @@
 """Ordinary models, images, labels and numbers are taken, or refused by name before any work."""
 
+from dataclasses import replace
 import copy
 import re
 
@@ -18,7 +19,7 @@ from flatlib.inputs import examples
 from flatlib.measures.evaluate import robust_errors
 from flatlib.measures.hessian import top_eigenvector
 from flatlib.measures.landscape import plane
-from flatlib.training.methods import differences, replace
+from flatlib.training.methods import differences
 
 EPS = 0.1
 STEPS = PGD(eps=EPS, steps=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flatlib import AT, losses, runs
+from flatlib import AT, CATALOGUE, losses, runs
 from flatlib.attacks import autoattack, pgd
 from flatlib.data import batches
 from flatlib.files import paths
@@ -54,7 +54,7 @@ def test_what_is_equal_is_described_alike():
 
 
 def test_a_new_setting_with_its_default_moves_no_key():
-    own = replace(methods.CATALOGUE["trades6"], perturbation=perturbations.AWP(0.02))
+    own = replace(CATALOGUE["trades6"], perturbation=perturbations.AWP(0.02))
     (was,) = runs.select(own, SMOKE)
     method = replace(own, attack=grown(own.attack, momentum=0.0),
                      perturbation=grown(own.perturbation, warmup=0.1))  # fmt: skip
@@ -134,7 +134,7 @@ DEFAULTS = {
     "SWA": "after=0.4",
     "Profile": (
         "without=(), outer_lr=0.05, log_every=1, log_images=1280, snapshot_every=5, "
-        "protocol=Protocol()"
+        "protocol=Protocol(), norm='linf', network='resnet'"
     ),
     "Protocol": (
         "steps=20, restarts=10, xi=0.5, draws=10, worst='matched', worst_xi=(0.003,), "

@@ -109,6 +109,21 @@ def test_filters_get_the_stated_length_each(tiny, xy, monkeypatch):
     torch.testing.assert_close(moved, 0.5 * w[k].flatten(1).norm(dim=1), rtol=1e-4, atol=1e-6)
 
 
+def test_rows_get_the_stated_length_each_and_biases_stay(tiny, xy, monkeypatch):
+    """Oracle: output by output, in a loop."""
+    w, seen = detached(layers(tiny)), []
+    from flatlib.measures import landscape
+
+    monkeypatch.setattr(landscape, "robust_loss", lambda model, v, *rest: (
+        seen.append(v), torch.zeros(1))[1])  # fmt: skip
+    slices(tiny, *xy, None, n=1, points=2, per="row")
+    assert {v.ndim for v in w.values()} == {1, 2, 4}
+    for k in w:
+        for row, (now, before) in enumerate(zip(seen[1][k], w[k])):
+            want = 0 if w[k].ndim == 1 else 0.5 * before.norm().item()
+            assert (now - before).norm().item() == pytest.approx(want, rel=1e-4, abs=1e-6), (k, row)
+
+
 def test_length_zero_is_a_straight_line(tiny, xy):
     table = slices(tiny, *xy, FIXED, n=1, points=5, length=0.0)
     assert table.rloss.max() - table.rloss.min() < 1e-5
@@ -123,7 +138,7 @@ def test_the_generator_decides(tiny, xy):
 @pytest.mark.parametrize(
     "settings",
     [{"kind": "steepest"}, {"points": 1}, {"n": 0}, {"length": -1.0}, {"length": float("nan")},
-     {"per": "row"}],
+     {"per": "neuron"}],
     ids=str,
 )  # fmt: skip
 def test_bad_settings_are_named(tiny, xy, settings):
@@ -136,7 +151,7 @@ def test_bad_settings_are_named(tiny, xy, settings):
     "call, said",
     [
         (lambda *a: slices(*a, None, "hessian", per="filter.."), "per='filter..'"),
-        (lambda *a: plane(*a, None, ("hessian", "random"), per="row"), "per='row'"),
+        (lambda *a: plane(*a, None, ("hessian", "random"), per="neuron"), "per='neuron'"),
         (lambda *a: plane(*a, None, ("hessian",)), "kinds=.*two of"),
         (lambda *a: plane(*a, None, ("hessian", "random", "random")), "kinds=.*two of"),
         (lambda *a: plane(*a, None, "hessian"), "kinds='hessian'.*two of"),

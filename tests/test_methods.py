@@ -17,11 +17,13 @@ from flatlib.data import Split
 from flatlib.data.batches import Batches
 from flatlib.keys import describe
 from flatlib.losses import Adversarial, Mart, Rotation, Trades
-from flatlib.networks.resnet import ACTIVATIONS, ResNet, WithRotations
+from flatlib.networks.parts import ACTIVATIONS, WithRotations
+from flatlib.networks.resnet import ResNet
 from flatlib.streams import Streams
 from flatlib.training import profiles
 from flatlib.training.averages import EMA
-from flatlib.training.methods import MAIN, TABLE1, Exact, Noise, Smooth, differences
+from flatlib.catalogue.stutz2021 import MAIN, TABLE1
+from flatlib.training.methods import Exact, Noise, Smooth, differences
 from flatlib.training.optimisers import SGD, EntropySGD
 from flatlib.training.perturbations import AWP, SAM, Unperturbed
 from flatlib.training.projections import Clip

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from flatlib import PGD, average_flatness, eigenvalues, layers, slices, worst_flatness
-from flatlib.networks.resnet import (
-    ACTIVATIONS, ReBatchNorm, ResNet, WithRotations, initialise, scaled,
-)  # fmt: skip
+from flatlib.networks.parts import ACTIVATIONS, ReBatchNorm, WithRotations, initialise, scaled
+from flatlib.networks.resnet import ResNet
 
 pytestmark = pytest.mark.numerical
 

@@ -7,7 +7,8 @@ from flatlib import runs
 from flatlib.files import paths
 from flatlib.runs import queue, results
 from flatlib.runs.queue import Part
-from flatlib.training.methods import CATALOGUE, TABLE1
+from flatlib.catalogue import CATALOGUE
+from flatlib.catalogue.stutz2021 import TABLE1
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from flatlib import as_function, layers, weights
-from flatlib.networks.resnet import ResNet, WithRotations
+from flatlib import as_function, layers, modes, weights
+from flatlib.networks.parts import WithRotations
+from flatlib.networks.resnet import ResNet
 from flatlib.vision import models as torchvision_models
 
 pytestmark = pytest.mark.numerical
@@ -205,7 +206,7 @@ def test_mode_gives_every_module_its_own_mode_back(tiny):
     before = [m.training for m in tiny.modules()]
     assert len(set(before)) == 2
     for training in (True, False):
-        with pytest.raises(ZeroDivisionError), weights.mode(tiny, training):
+        with pytest.raises(ZeroDivisionError), modes.mode(tiny, training):
             assert all(m.training == training for m in tiny.modules())
             raise ZeroDivisionError
         assert [m.training for m in tiny.modules()] == before
@@ -215,7 +216,7 @@ def test_no_statistics_restores_means_variances_and_counters(make, xy):
     net = nn.Sequential(WithRotations(make()), nn.BatchNorm1d(14)).train()
     net(xy.x)  # counters are not zero before
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(ZeroDivisionError), weights.no_statistics(net):
+    with pytest.raises(ZeroDivisionError), modes.no_statistics(net):
         net(xy.x)
         inside = {k: v.clone() for k, v in net.state_dict().items()}
         raise ZeroDivisionError
@@ -244,12 +245,12 @@ class Keeps(nn.Module):
 def test_measuring_leaves_attributes_and_buffers_as_they_were():
     net, x = Keeps().train(), torch.rand(3, 4)
     running = net.running
-    with weights.mode(net, training=False):
+    with modes.mode(net, training=False):
         net(x)
         assert net.latest is not None and net.passes == 1 and net.count.sum() == 2
     assert net.latest is None and net.passes == 0 and not hasattr(net.head, "seen")
     assert net.count.sum() == 0 and net.running is running and net.training
-    with weights.mode(net, training=True):
+    with modes.mode(net, training=True):
         net(x)
     assert net.passes == 1 and net.count.sum() == 2  # training is meant to leave something
 

@@ -5,7 +5,7 @@ Where a sentence of the paper has no number, the number asked for here is ours a
 
 from flatbook.claims.trajectories import Climbs, Radius, Scaled, Together, TogetherLess
 from flatbook.claims.comparisons import Below, Both, Bounded, Lowest, Needs, Ordered, Others, Rises
-from flatlib.training.methods import TABLE1
+from flatlib.catalogue.stutz2021 import TABLE1
 from flatbook.claims.predicates import Claim, Correlates, CorrelatesLess, Sweeps, Uncorrelated
 
 FLAT, SHARP = "avg_flatness_rloss", "worst_flatness_rloss"  # average case, worst case

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from flatlib import checks, inputs
-from flatlib.attacks.pgd import CHOICES
+from flatlib.attacks.attack import NORMS, Attack
 
 
 @dataclass(frozen=True)
-class AutoAttack:
+class AutoAttack(Attack):
     """AutoAttack (Croce & Hein 2020) through the package pyautoattack, whose attacks are the
     official ones.
 
@@ -43,7 +43,7 @@ class AutoAttack:
         return sum(cost.get(name, n) for name in self.attacks)
 
     def __post_init__(self):
-        checks.choice("norm", self.norm, CHOICES["norm"])
+        checks.choice("norm", self.norm, NORMS)
         checks.settle(self, "eps", checks.ball, self.norm), checks.settle(self, "seed", checks.seed)
         checks.settle(self, "iterations targets batch", checks.number)
         several = isinstance(self.attacks, (tuple, list)) and self.attacks

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from flatlib import checks, inputs
+from flatlib.attacks.attack import NORMS, PAPER, Attack, Threat, Wrapper
 from flatlib.losses import cross_entropy, kl, own_task
 
 STACKED = 2**16  # pixels, all channels: beyond, stacking restarts no longer paid on two CPU cores
-PAPER_STEP = 0.007 / (8 / 255)  # Stutz et al. 2021 step 0.007 at eps = 8/255; other radii scale it
+PAPER_STEP = 0.007 / PAPER.eps  # Stutz et al. 2021 step 0.007 at eps = 8/255; other radii scale it
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """Projected gradient ascent on the loss within ||x_adv - x|| <= eps and [0, 1], best iterate
     per example.
 
@@ -60,6 +61,10 @@ class PGD:
         return self.steps > 0 and self.eps > 0
 
     @property
+    def steps_per_image(self) -> int:
+        return (self.steps + 1) * self.restarts
+
+    @property
     def step(self) -> float:
         return PAPER_STEP * self.eps if self.lr is None else self.lr
 
@@ -72,6 +77,24 @@ class PGD:
         """
         f, x, y, dtype = inputs.batch(f, x, y)
         return reduce(_better, self.starts(f, x, y, g))[0].to(dtype)
+
+    def at_least(self, restarts: int) -> "PGD":
+        return replace(self, restarts=max(restarts, self.restarts))
+
+    def rescaled(self, threat: Threat) -> "PGD":
+        """Radius and step scaled like the threat's radius; the norm is the threat's."""
+        if self.norm != PAPER.norm:
+            raise ValueError(
+                f"attack.norm={self.norm!r}: methods are given for {PAPER.norm!r}, a profile takes "
+                f"them to its own norm, here {threat.norm!r}"
+            )
+        scale = threat.eps / PAPER.eps
+        return replace(self, eps=self.eps * scale, lr=self.step * scale, norm=threat.norm)
+
+    def each(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None):
+        if type(self) is not PGD:  # a subclass may do something else when called
+            return super().each(f, x, y, g)
+        return (x_adv for x_adv, _ in self.starts(f, x, y, g))
 
     def starts(self, f, x: Tensor, y: Tensor, g: torch.Generator | None = None):
         """The kept iterates (N, C, H, W) and their losses (N,), restart by restart.
@@ -174,7 +197,7 @@ class PGD:
 
 
 CHOICES = {
-    "norm": ("linf", "l2"),
+    "norm": NORMS,
     "start": ("radial", "uniform", "zero"),
     "maximise": ("ce", "kl"),
     "keep": ("best", "last"),
@@ -204,13 +227,8 @@ def _better(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor,
     return torch.where(wins.view(-1, 1, 1, 1), b[0], a[0]), torch.where(wins, b[1], a[1])
 
 
-def one_start(attack):
-    """``attack`` without restarts, whatever attack it is."""
-    return replace(attack, restarts=1) if getattr(attack, "restarts", 1) > 1 else attack
-
-
 @dataclass(frozen=True)
-class PerTask:
+class PerTask(Wrapper):
     """Attack each example on its own task: classes, or rotations where y >= K (self-supervised
     training).
 
@@ -238,7 +256,7 @@ class PerTask:
 
 
 @dataclass(frozen=True)
-class IgnoreIncorrect:
+class IgnoreIncorrect(Wrapper):
     """Attack, then give misclassified clean examples back unattacked.
 
     ``predicted`` (N,) are the classes the network sees in the clean images; training passes those
@@ -255,7 +273,7 @@ class IgnoreIncorrect:
 
 
 @dataclass(frozen=True)
-class PreventLeaking:
+class PreventLeaking(Wrapper):
     """Attack the predicted instead of the true class, so that no label leaks into the attack.
 
     ``predicted`` as in ``IgnoreIncorrect``.

@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from flatlib.fast.tracing import Untraceable, trace
-from flatlib.networks.resnet import ReBatchNorm
+from flatlib.networks.parts import ReBatchNorm
 from flatlib.weights import Weights
 
 

@@ -17,8 +17,9 @@ from flatlib.fast.agreement import NOT_FINITE, coarse_difference, difference
 from flatlib.fast.fingerprint import fingerprint
 from flatlib.fast.graphs import Recorder, traced
 from flatlib.fast.tracing import Untraceable, told
-from flatlib.networks.resnet import ReBatchNorm
-from flatlib.weights import Weights, all_tensors, in_modes
+from flatlib.modes import in_modes
+from flatlib.networks.parts import ReBatchNorm
+from flatlib.weights import Weights, all_tensors
 
 _SAME = 1e-3  # relative distance of logits, for rounding in float32
 _PLANS = weakref.WeakKeyDictionary()  # model -> (its fingerprint, {modes: plan or why none})

@@ -12,7 +12,8 @@ from flatlib.fast.plans import refresh
 from flatlib.inputs import adapt, loaders
 from flatlib.inputs.adapt import BLACK_BOX
 from flatlib.inputs.loaders import tensor
-from flatlib.weights import layers, mode
+from flatlib.modes import mode
+from flatlib.weights import layers
 
 __all__ = ["BLACK_BOX", "Examples", "batch", "examples"]
 HALF = (torch.float16, torch.bfloat16)
@@ -49,7 +50,8 @@ def examples(
         adapt.exchangeable(model)
         checks.perturbable(layers(model))
     adapt.near(model, x)
-    model, x, classes, notes = adapt.adapted(model, x, checks.by_gradient(attack), climbs)
+    follows = attack is not None and attack.by_gradient is True
+    model, x, classes, notes = adapt.adapted(model, x, follows, climbs)
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise ValueError(
             f"y: labels must lie in 0..{classes - 1}, found {int(y.min())} to {int(y.max())}"

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from flatlib.modes import mode
 from flatlib.streams import undisturbed
-from flatlib.weights import bare, layers, mode
+from flatlib.weights import bare, layers
 
 BLACK_BOX = "A black-box attack needs none: AutoAttack(attacks=('square',))"
 _HALF = {torch.float16, torch.bfloat16}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from flatlib.attacks.autoattack import square
+from flatlib.attacks.autoattack import AutoAttack, square
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import exact, freeze
 from flatlib.losses import cross_entropy, misclassified
@@ -36,7 +36,7 @@ def doubtful(model: nn.Module, x: Tensor, y: Tensor, attack, broken: Tensor, g) 
         if attack is not None:
             random = random_outputs(model, x[:SOME])
             found += [random, inner_gradient(model, x[:SOME])]
-            if getattr(attack, "by_gradient", True):
+            if attack.by_gradient is not False:
                 found.append(zero_gradient(model, x, y))
             found += [] if random else beaten(model, x, y, attack, broken, g)
     return tuple(filter(None, found))
@@ -101,10 +101,10 @@ def beaten(model: nn.Module, x: Tensor, y: Tensor, attack, broken: Tensor, g) ->
     """Weaker attacks that break images which ``attack`` did not: uniform noise, and Square, which
     needs no gradients, against what followed them.
     """
-    if not getattr(attack, "eps", None):
+    if not attack.eps:
         return []
-    norm, f = getattr(attack, "norm", "linf"), freeze(model)
-    noise = PGD(eps=attack.eps, steps=0, start="uniform", norm=norm, restarts=10)
+    f = freeze(model)
+    noise = PGD(attack.eps, steps=0, start="uniform", norm=attack.norm, restarts=10)
     noisy = torch.stack([misclassified(model(p), y) for p, _ in noise.starts(f, x, y, g)]).any(0)
     if (noisy & ~broken).any():
         n = int((noisy & ~broken).sum())
@@ -124,7 +124,7 @@ def _by_square(model, f, x: Tensor, y: Tensor, attack, broken: Tensor) -> int:
     """How many images Square breaks alone, with no more passes than the attack takes steps. Where
     it took part, the other attacks run again on what was broken.
     """
-    if "square" in getattr(attack, "attacks", ()) and attack.by_gradient:
+    if isinstance(attack, AutoAttack) and "square" in attack.attacks and attack.by_gradient:
         x, y = _where(broken & ~misclassified(model(x), y), x, y)
         others = replace(attack, attacks=tuple(a for a in attack.attacks if a != "square"))
         return int((~misclassified(model(others(f, x, y)), y)).sum()) if len(x) else 0
@@ -132,7 +132,7 @@ def _by_square(model, f, x: Tensor, y: Tensor, attack, broken: Tensor) -> int:
     queries = _steps(attack) if len(x) else 0
     if not queries:
         return 0
-    x_adv = square(f, x, y, attack.eps, getattr(attack, "norm", "linf"), queries)
+    x_adv = square(f, x, y, attack.eps, attack.norm, queries)
     return int(misclassified(model(x_adv), y).sum())
 
 
@@ -145,6 +145,6 @@ def _steps(attack) -> int:
     cross half the ball, since such an attack does not claim to be strong.
     """
     if not isinstance(attack, PGD):
-        return QUERIES if getattr(attack, "by_gradient", False) else 0
+        return QUERIES if attack.by_gradient else 0
     crosses = attack.by_gradient and attack.steps * attack.step >= attack.eps
     return min(QUERIES, attack.steps * attack.restarts) if crosses else 0

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import checks, inputs
-from flatlib.attacks.pgd import PGD, one_start
+from flatlib.attacks.attack import declared
+from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import PRECISIONS, exact, freeze, unaccelerated
 from flatlib.losses import cross_entropy, misclassified
 from flatlib.measures.doubts import doubtful
-from flatlib.weights import mode
+from flatlib.modes import mode
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def evaluate(
     """
     batch, doubts = checks.number("batch", batch), checks.flag("doubts", doubts)
     checks.choice("precision", precision, PRECISIONS)
-    attack = checks.attack(attack)
+    attack = declared(attack)
     model, x, y, notes = inputs.examples(model, x, y, attack=attack)
     g = checks.generator(generator, x)
     with mode(model, training=False):
@@ -132,11 +133,7 @@ def _attacked(attack, f, x, y, g):
     if attack is None:
         return
     with torch.enable_grad():
-        if type(attack) is PGD:
-            found = [x_adv for x_adv, _ in attack.starts(f, x, y, g)]
-        else:
-            single, restarts = one_start(attack), getattr(attack, "restarts", 1)
-            found = [single(f, x, y, g) for _ in range(restarts)]
+        found = list(attack.each(f, x, y, g))
     yield from found
 
 

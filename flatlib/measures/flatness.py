@@ -2,17 +2,19 @@
 Stutz et al. 2021. Lower is flatter."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from flatlib import checks, inputs
+from flatlib.attacks.attack import declared
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import PRECISIONS, exact, fast, freeze, laid_out, unaccelerated
 from flatlib.files.progress import bar
 from flatlib.losses import cross_entropy
-from flatlib.weights import Weights, add, as_function, climb, detached, layers, mode, norms, sample
+from flatlib.modes import mode
+from flatlib.weights import Weights, add, as_function, climb, detached, layers, norms, sample
 
 SCOPES = ("batch", "dataset")
 PROTOCOLS = ("matched", "paper")  # of the worst case: what its reference is
@@ -52,7 +54,7 @@ def average_flatness(
     that of the attack's gradient steps, never of a loss that is reported. Images (N, C, H, W) in
     [0, 1] and labels (N,), or a loader of such batches as ``x`` alone (see ``inputs.examples``).
     """
-    attack = None if checks.flag("clean", clean) else checks.attack(attack)
+    attack = None if checks.flag("clean", clean) else declared(attack)
     xi = checks.radius("xi", xi)
     model, x, y, notes = inputs.examples(model, x, y, attack=attack, weights=True)
     search = _Search(
@@ -73,17 +75,17 @@ def average_flatness(
 def worst_flatness(
     model: nn.Module, x, y=None, eps: float = 8 / 255, xi: float = 0.003,
     steps: int = 20, restarts: int = 10, generator: torch.Generator | None = None, *,
-    protocol: str = "matched", lr: float | None = None, lr_w: float = 0.001, clean: bool = False,
-    scope: str = "batch", reference: Tensor | None = None, batch: int = 128,
+    norm: str = "linf", protocol: str = "matched", lr: float | None = None, lr_w: float = 0.001,
+    clean: bool = False, scope: str = "batch", reference: Tensor | None = None, batch: int = 128,
     progress: bool = False, precision: str = "float32",
 ) -> Flatness:  # fmt: skip
     """max_nu max_delta L(f(x + delta; w + nu), y) - max_delta L(f(x + delta; w), y) over B_xi(w),
     Eq. (5).
 
     Joint ascent: every step moves nu by ``lr_w`` ||w_l|| g_l/||g_l|| per layer and delta by ``lr``
-    sign(g), from the same backward pass, then projects both; the last iterate counts. ``restarts``
-    random starts, the worst is taken per batch (``scope="batch"``, the paper) or per data set
-    ("dataset", the released code, where nu goes on from batch to batch).
+    sign(g) (g/||g|| in the ``norm`` "l2"), from the same backward pass, then projects both; the
+    last iterate counts. ``restarts`` random starts, the worst is taken per batch (``scope="batch"``,
+    the paper) or per data set ("dataset", the released code, where nu goes on from batch to batch).
 
     ``protocol="matched"`` searches the reference alike, with nu held at 0: the same starts and
     steps, the last iterate, the worst start per batch (or data set). It is 0 at xi = 0.
@@ -95,7 +97,7 @@ def worst_flatness(
     xi, lr_w = checks.radius("xi", xi), checks.radius("lr_w", lr_w)
     steps, number = checks.number("steps", steps), checks.number("restarts", restarts)
     checks.choice("protocol", protocol, PROTOCOLS)
-    attack = None if checks.flag("clean", clean) else PGD(eps=eps, steps=steps, lr=lr)
+    attack = None if checks.flag("clean", clean) else PGD(eps=eps, steps=steps, lr=lr, norm=norm)
     if (matched := protocol == "matched" and not clean) and reference is not None:
         raise ValueError("reference: protocol='matched' searches its own; 'paper' would take it")
     model, x, y, notes = inputs.examples(model, x, y, attack=attack, weights=True, climbs=True)
@@ -176,9 +178,7 @@ class _Search:
         """The given one, or that of the attack with many restarts on unmoved weights."""
         if self.reference is not None:
             return self.reference
-        attack = self.attack
-        if hasattr(attack, "restarts"):
-            attack = replace(attack, restarts=max(REFERENCE_RESTARTS, attack.restarts))
+        attack = self.attack and self.attack.at_least(REFERENCE_RESTARTS)
         how = attack, self.generator, self.precision
         parts = zip(self.x.split(self.batch), self.y.split(self.batch))
         return torch.cat([robust_loss(self.model, self.w, xb, yb, *how) for xb, yb in parts])

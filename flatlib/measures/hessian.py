@@ -11,7 +11,8 @@ from flatlib.losses import cross_entropy
 from flatlib.measures.bilinear import (
     TwiceDifferentiable, attention_written_out, named_if_missing, refuse_broken,
 )  # fmt: skip
-from flatlib.weights import Weights, detached, layers, mode
+from flatlib.modes import mode
+from flatlib.weights import Weights, detached, layers
 
 SKEW = 0.02  # how far products may be from those with a symmetric matrix; rounding is far below
 

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import checks, inputs
-from flatlib.attacks.pgd import PGD, one_start
+from flatlib.attacks.attack import declared
+from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import freeze
 from flatlib.files.progress import bar
 from flatlib.losses import cross_entropy
 from flatlib.measures.flatness import robust_loss
 from flatlib.measures.hessian import top_eigenvector
+from flatlib.modes import mode
 from flatlib.weights import (
-    UNITS, Weights, add, as_function, detached, direction, gradient, layers, mode, project, sample,
+    UNITS, Weights, add, as_function, detached, direction, gradient, layers, project, sample,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def slices(
     checks.choice("kind", kind, KINDS), checks.choice("per", per, UNITS)
     points, n = checks.number("points", points, 2), checks.number("n", n)
     length = checks.radius("length", KINDS[kind] if length is None else length)
+    attack = declared(attack)
     model, x, y = _ready(model, x, y, attack, (kind,))
     g = checks.generator(generator, x)
     w = checks.perturbable(detached(layers(model)))
@@ -77,6 +80,7 @@ def plane(
     checks.choice("per", per, UNITS)
     points = checks.number("points", points, 2)
     lengths = [checks.radius("length", KINDS[k] if length is None else length) for k in kinds]
+    attack = declared(attack)
     model, x, y = _ready(model, x, y, attack, kinds)
     g = checks.generator(generator, x)
     w = checks.perturbable(detached(layers(model)))
@@ -100,9 +104,7 @@ def _table(rows: list[tuple], columns: list[str]) -> "pd.DataFrame":
 def _ready(model, x, y, attack, kinds) -> tuple[nn.Module, Tensor, Tensor]:
     """What is measured, with the gradients that these kinds of direction want."""
     climbs = any(kind != "random" for kind in kinds)
-    return inputs.examples(
-        model, x, y, attack=checks.attack(attack), weights=True, climbs=climbs
-    )[:3]
+    return inputs.examples(model, x, y, attack=attack, weights=True, climbs=climbs)[:3]
 
 
 def _raw(kind: str, model, w: Weights, x: Tensor, y: Tensor, attack, g, per: str) -> Weights:
@@ -113,20 +115,14 @@ def _raw(kind: str, model, w: Weights, x: Tensor, y: Tensor, attack, g, per: str
 
 
 def ascent(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    attack: PGD | None,
-    g,
-    xi: float = 0.005,
-    steps: int = 7,
+    model: nn.Module, x: Tensor, y: Tensor, attack, g, xi: float = 0.005, steps: int = 7,
     lr: float = 0.01,
-) -> Weights:
+) -> Weights:  # fmt: skip
     """An adversarial direction: normalised ascent on the loss of fixed adversarial examples within
     B_xi(w).
     """
     f, w = as_function(model), detached(layers(model))
-    x_adv = x if attack is None else one_start(attack)(freeze(model), x, y, g)
+    x_adv = x if attack is None else attack.once()(freeze(model), x, y, g)
     nu = {k: v * torch.rand((), generator=g, device=x.device) for k, v in sample(w, xi, g).items()}
     for _ in range(steps):
         grads = gradient(lambda v: cross_entropy(f(v, x_adv), y).mean(), add(w, nu), w)

@@ -7,11 +7,12 @@ import pandas as pd
 import torch
 
 from flatlib import checks
+from flatlib.catalogue import CATALOGUE, GROUPS
 from flatlib.files import paths, progress
 from flatlib.runs import campaign, results, robustbench, suites
 from flatlib.runs.run import Run
 from flatlib.training import profiles
-from flatlib.training.methods import CATALOGUE, MAIN, TABLE1, Method, differences
+from flatlib.training.methods import Method, differences
 from flatlib.training.profiles import DEFAULT, Profile
 
 SOURCES = ("auto", "committed", "live")
@@ -19,15 +20,14 @@ NAMED = 12  # methods that a caption names one by one
 
 
 def named(methods) -> dict[str, Method]:
-    """Methods by name from "main", "table1", "all", a name, a list of these, or a Method of one's
-    own.
+    """Methods by name: one or a group of the catalogue ("table1", "all"), a list of these, or a
+    Method of one's own.
     """
     if isinstance(methods, Method):
         slots = ",".join(f"{k}={v}" for k, v in differences(methods).items()) or "at"
         return {"".join(c if c.isalnum() or c in "=.-" else "_" for c in slots)[:60]: methods}
-    groups = {"main": MAIN, "table1": TABLE1, "all": tuple(CATALOGUE)}
     asked = _listed(methods)
-    return {name: CATALOGUE[name] for part in asked for name in groups.get(part, (part,))}
+    return {name: CATALOGUE[name] for part in asked for name in GROUPS.get(part, (part,))}
 
 
 def _listed(methods) -> list[str]:

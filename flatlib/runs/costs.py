@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from flatlib.attacks.attack import Attack
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import freeze
 from flatlib.files.atomic import Damaged
@@ -64,8 +65,7 @@ def training(method, profile: Profile) -> float:
     curves included.
     """
     teacher = profiles.teacher(method, profile)
-    attack = getattr(method.attack, "attack", method.attack)
-    steps = attack.steps + 1 if isinstance(attack, PGD) else 0
+    steps = method.attack.steps_per_image if isinstance(method.attack, Attack) else 0
     epochs = profiles.epochs(method, profile) * method.optimiser.calls
     own = epochs * (
         profile.train * (steps + WEIGHT_STEP) + 8 * profile.log_images / profile.log_every

@@ -11,7 +11,8 @@ from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import exact, freeze
 from flatlib.losses import cross_entropy
 from flatlib.measures.flatness import average_flatness, robust_loss, worst_flatness
-from flatlib.weights import Weights, add, detached, layers, mode, sample
+from flatlib.modes import mode
+from flatlib.weights import Weights, add, detached, layers, sample
 
 AVERAGE = "choice/average"  # the random stream of all variants of the average case
 BATCH = 128  # images that share one nu, as in the protocol

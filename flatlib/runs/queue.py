@@ -18,17 +18,18 @@ import torch
 from filelock import FileLock, Timeout
 
 from flatlib import runs
+from flatlib.catalogue import GROUPS
 from flatlib.files import clock, paths, progress
 from flatlib.runs import campaign, costs, results
 from flatlib.runs.batch import KEPT
 from flatlib.runs.run import Run
 from flatlib.training import profiles
-from flatlib.training.methods import CATALOGUE, TABLE1
 
 SHOWN = ("default", "radii", "hessian", "lines", "offsets", "training", "training_worst")
 EVERY = (*SHOWN, "training_radii", "scaled", "choices")
 REMEDIES = ("trades6", "awp0.01", "wd0.05", "autoaugment", "mart6")
-REST = tuple(name for name in CATALOGUE if name not in TABLE1)
+TABLE1 = GROUPS["table1"]
+REST = tuple(name for name in GROUPS["all"] if name not in TABLE1)
 
 
 class Part(NamedTuple):
@@ -70,7 +71,7 @@ def pending(profile: str) -> Path:
 
 def waiting(run: Run, folder: Path) -> Path:
     """Where the rows of one run wait."""
-    return folder / f"{run.name}-{run.key}-s{run.seed}"
+    return folder / run.title
 
 
 def left(profile: str, folder: Path) -> dict[Run, tuple[str, ...]]:

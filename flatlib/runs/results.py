@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from flatlib.catalogue import CATALOGUE
 from flatlib.files import atomic, paths, tidy
 from flatlib.files.tidy import COLUMNS
 from flatlib.runs import robustbench, suites
 from flatlib.runs.merging import GROUP, Clash, clash, merged, other_images, others, triples
 from flatlib.runs.run import Run
 from flatlib.training import profiles
-from flatlib.training.methods import CATALOGUE
 
 FILES = ("measures.csv", "history.csv")
 

@@ -13,7 +13,7 @@ from torch import nn
 from flatlib import checks
 from flatlib.files import paths
 from flatlib.keys import digest, settings
-from flatlib.networks import resnet
+from flatlib.networks import parts
 from flatlib.runs import suites
 from flatlib.runs.run import Run
 from flatlib.training.methods import AT
@@ -97,7 +97,7 @@ class External(Run):
     def model(self, which: str | int = "last") -> nn.Module:
         checks.choice("which", which, ("last", "scaled-0.5", "scaled-2"))
         network, s = load(self.name, self.on), suites.factor(which)
-        return resnet.scaled(network, s) if s else network
+        return parts.scaled(network, s) if s else network
 
     def epoch(self, which: str) -> int:
         return 0

@@ -19,7 +19,7 @@ from flatlib.files import atomic, clock, paths, tidy
 from flatlib.files.atomic import Damaged
 from flatlib.files.provenance import provenance
 from flatlib.keys import digest
-from flatlib.networks import resnet
+from flatlib.networks import parts
 from flatlib.runs import measurements, suites
 from flatlib.runs.subject import Subject
 from flatlib.training import early_stopping, profiles, snapshots
@@ -78,7 +78,12 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return paths.RUNS / self.profile.name / f"{self.name}-{self.key}-s{self.seed}"
+        return paths.RUNS / self.profile.name / self.title
+
+    @property
+    def title(self) -> str:
+        """What its folder is called."""
+        return f"{self.name.replace('/', '.')}-{self.key}-s{self.seed}"
 
     @property
     def done(self) -> bool:
@@ -201,7 +206,7 @@ class Run:
         net = profiles.evaluated(profiles.network(self.method, self.profile, self.data))
         model = snapshots.fill(net.to(self.on), kept[epoch], known.get(str(epoch)), self.name)
         s = suites.factor(which)
-        return (resnet.scaled(model, s) if s else model).eval()
+        return (parts.scaled(model, s) if s else model).eval()
 
     @property
     def data(self) -> Dataset:

@@ -27,7 +27,7 @@ def stopped(run) -> int:
 
 
 def _computed(run, path: Path, restarts: int) -> pd.DataFrame:
-    attack = PGD(eps=run.profile.eps, restarts=restarts)
+    attack = PGD(restarts=restarts).within(run.profile.threat)
     rows = []
     for epoch in run.expected:
         model = run.model(epoch)

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 
 from flatlib import checks, data
 from flatlib.attacks.autoattack import AutoAttack
-from flatlib.attacks.pgd import PGD
+from flatlib.attacks.attack import PAPER, Attack, Threat
 from flatlib.data import Dataset
 from flatlib.keys import settings
-from flatlib.networks.resnet import ResNet, WithRotations, initialise
+from flatlib.networks import NETWORKS
+from flatlib.networks.parts import WithRotations, initialise
 from flatlib.training.averages import EMA
 from flatlib.training.methods import Method, differences
 from flatlib.training.optimisers import EntropySGD
 from flatlib.training.projections import Clip
 
 TEACHER = Method(attack=None)  # labels the images of a pool, trained without attacks
-PAPER_EPS, PAPER_BATCH, PAPER_FEATURES, PAPER_STEPS = 8 / 255, 128, 512, 391
+PAPER_BATCH, PAPER_FEATURES, PAPER_STEPS = 128, 512, 391
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ class Profile:
     width: int
     epochs: int
     batch: int
-    eps: float  # L-infinity radius in pixels of [0, 1]
+    eps: float  # radius of the threat model, in pixels of [0, 1]
     without: tuple[str, ...] = ()  # augmentations left out at this profile
     outer_lr: float = 0.05  # Entropy-SGD's step along w - mu
     log_every: int = 1  # epochs between points of the test curves
     log_images: int = 1280
     snapshot_every: int = 5  # epochs between the candidates for early stopping
     protocol: Protocol = Protocol()
+    norm: str = "linf"  # of the threat model
+    network: str = "resnet"  # of ``networks.NETWORKS``, built of ``blocks`` and ``width``
 
     def __post_init__(self):
         counts = ("train", "test", "early", "width", "epochs", "batch", "log_every", "log_images",
@@ -89,6 +92,13 @@ class Profile:
         rules |= {"blocks": checks.some(checks.number, least=1), "eps": checks.radius}
         rules |= {"outer_lr": checks.amount, "protocol": checks.one_of(Protocol)}
         checks.settings(self, rules)
+        checks.choice("network", self.network, NETWORKS)
+        Threat(self.eps, self.norm)  # refused where it is none
+
+    @property
+    def threat(self) -> Threat:
+        """What attacks may do, the same in training and in every measure."""
+        return Threat(self.eps, self.norm)
 
     def load(self) -> Dataset:
         return data.load(self.dataset, self.train, self.test, self.early)
@@ -139,7 +149,7 @@ PROFILES = {
     ),
     "cifar10-cpu": Profile(
         "cifar10-cpu", "cifar10", train=1000, test=1000, early=500, blocks=(1, 1, 1, 1), width=16,
-        epochs=40, batch=32, eps=PAPER_EPS, without=("crop", "flip", "crop-mean"), outer_lr=1.0,
+        epochs=40, batch=32, eps=PAPER.eps, without=("crop", "flip", "crop-mean"), outer_lr=1.0,
         log_every=2, log_images=500, snapshot_every=4,
         protocol=Protocol(
             restarts=1, draws=5, worst_restarts=2, early_restarts=1, autoattack=_BRIEF,
@@ -149,7 +159,7 @@ PROFILES = {
     ),
     "cifar10-smoke": Profile(
         "cifar10-smoke", "cifar10", train=500, test=100, early=100, blocks=(1, 1, 1, 1), width=8,
-        epochs=10, batch=50, eps=PAPER_EPS, log_images=100,
+        epochs=10, batch=50, eps=PAPER.eps, log_images=100,
         protocol=Protocol(
             steps=10, restarts=2, draws=4, worst_restarts=2, early_restarts=1,
             autoattack=AutoAttack(attacks=("apgd-ce", "apgd-t"), iterations=20, targets=3),
@@ -159,12 +169,12 @@ PROFILES = {
     ),
     "cifar10-small": Profile(
         "cifar10-small", "cifar10", train=1000, test=1000, early=500, blocks=(2, 2, 2, 2), width=16,
-        epochs=80, batch=32, eps=PAPER_EPS, without=("crop", "crop-mean"), log_every=2,
+        epochs=80, batch=32, eps=PAPER.eps, without=("crop", "crop-mean"), log_every=2,
         log_images=1000, protocol=Protocol(autoattack=_LIGHT),
     ),
     "cifar10": Profile(
         "cifar10", "cifar10", train=50_000, test=1000, early=500, blocks=(2, 2, 2, 2), width=64,
-        epochs=150, batch=128, eps=PAPER_EPS,
+        epochs=150, batch=128, eps=PAPER.eps,
     ),
 }  # fmt: skip
 
@@ -181,8 +191,8 @@ def adapt(method: Method, profile: Profile) -> Method:
     """``method``, given in the paper's units, in those of ``profile``: the same rules for every
     method.
 
-    eps and step scale with the profile's radius, batch sizes with its batch; augmentations that the
-    profile rules out are dropped (mirroring changes the label of a digit); the averaging horizon is
+    attacks take the profile's threat model, batch sizes scale with its batch; augmentations that
+    it rules out are dropped (mirroring changes the label of a digit); the averaging horizon is
     kept in epochs; the clipping bound grows as the features shrink, so that the logits keep their
     range; Entropy-SGD takes the profile's outer rate. At the paper's own profile nothing changes.
     """
@@ -190,10 +200,10 @@ def adapt(method: Method, profile: Profile) -> Method:
     kept = tuple(a for a in method.data.augment if a not in profile.without)
     changes = {
         "data": replace(method.data, size=size, augment=kept),
-        "attack": _attack(method.attack, profile),
+        "attack": _attack(method.attack, profile.threat),
     }
     if isinstance(method.project, Clip):
-        features = profile.width * 2 ** (len(profile.blocks) - 1)
+        features = NETWORKS[profile.network].dimension(profile.blocks, profile.width)
         changes["project"] = Clip(method.project.w_max * PAPER_FEATURES / features)
     if isinstance(method.average, EMA):
         per_epoch = -(-profile.train // size)
@@ -225,28 +235,17 @@ def origin(method: Method, profile: Profile, seed: int, device) -> dict:
     return of | {f"profile.{name}": value for name, value in profile.training().items()}
 
 
-def _attack(attack, profile: Profile):
-    scale = profile.eps / PAPER_EPS
-    if hasattr(attack, "attack"):  # a wrapper
-        return replace(attack, attack=_attack(attack.attack, profile))
-    if isinstance(attack, PGD):
-        return replace(attack, eps=attack.eps * scale, lr=attack.step * scale)
-    return attack
+def _attack(attack, threat: Threat):
+    """A function of one's own knows its radius itself."""
+    return attack.rescaled(threat) if isinstance(attack, Attack) else attack
 
 
 def network(method: Method, profile: Profile, dataset: Dataset, g=None):
     """The untrained network a method trains; ``g`` draws its weights (zeros to be loaded into
     without one).
     """
-    model = ResNet(
-        profile.blocks,
-        profile.width,
-        dataset.classes,
-        dataset.mean,
-        dataset.std,
-        method.activation,
-        method.dropout,
-    )
+    of = dataset.classes, dataset.mean, dataset.std, method.activation, method.dropout
+    model = NETWORKS[profile.network](profile.blocks, profile.width, *of)
     net = WithRotations(model) if method.data.rotated else model
     return net if g is None else initialise(net, g)
 

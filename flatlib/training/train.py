@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from flatlib.attacks.attack import Attack
 from flatlib.attacks.pgd import PGD
 from flatlib.data import PSEUDO_LABELLED, Dataset, Split, floats, labelled_pool, pool_file
 from flatlib.fast.forward import fast, freeze
@@ -21,11 +22,12 @@ from flatlib.files.paths import DATASETS
 from flatlib.files.progress import bar
 from flatlib.losses import cross_entropy
 from flatlib.measures.evaluate import evaluate
+from flatlib.modes import mode, no_statistics
 from flatlib.streams import Streams
 from flatlib.training import profiles, states
 from flatlib.training.methods import Batch, Method
 from flatlib.training.profiles import Profile
-from flatlib.weights import add, layers, mode, no_statistics
+from flatlib.weights import add, layers
 
 
 def objective(
@@ -40,7 +42,7 @@ def objective(
     f, w = fast(net), layers(net)
     x, y = split
     given = {}
-    if getattr(method.attack, "predicts", False):
+    if isinstance(method.attack, Attack) and method.attack.predicts:
         with torch.no_grad():  # a train-mode pass that batch norm counts, as released
             given["predicted"] = net(x).argmax(1)
     with mode(net, training=method.attack_mode == "train"), no_statistics(net):
@@ -201,7 +203,7 @@ class Training:
 
     def _test_curves(self) -> dict[str, float]:
         """RLoss and RErr under PGD-7, one start, on the first test images."""
-        attack = PGD(eps=self.profile.eps)
+        attack = PGD().within(self.profile.threat)
         x, y = self.images.test.first(self.profile.log_images)
         model = self.model() if self.average else profiles.evaluated(self.net)  # no copy, no trace
         report = evaluate(model, x, y, attack, self.random["log"], batch=256, doubts=False)
