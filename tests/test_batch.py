@@ -322,9 +322,6 @@ def test_all_means_the_whole_catalogue():
 def test_the_estimate_counts_what_is_to_be_done():
     at, more = runs.select(["at", "pgd14"], "smoke")
     assert costs.training(more.method, more.profile) > 1.4 * costs.training(at.method, at.profile)
-    (taught,) = runs.select("unlabeled", "smoke")
-    teacher, own = (costs.training(m, at.profile) for m in (profiles.TEACHER, at.method))
-    assert costs.training(taught.method, at.profile) == teacher + own
     one = costs.estimate([at], FAST, 1)
     assert one.runs == 1 and 0 < one.seconds < 600
     assert "1 run" in one.describe() and "2 worker" in costs.Estimate(100, 3, 2).describe()

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from flatbook import published
-from flatlib import AT, CATALOGUE, PGD, Method, fit
+from flatlib import AT, CATALOGUE, PGD, Method, fit, runs
 from flatlib.attacks.pgd import PerTask
+from flatlib.catalogue.stutz2021 import MAIN, TABLE1
 from flatlib.data import Split
 from flatlib.data.batches import Batches
+from flatlib.files import paths
 from flatlib.keys import describe
 from flatlib.losses import Adversarial, Mart, Rotation, Trades
 from flatlib.networks.parts import ACTIVATIONS, WithRotations
@@ -22,7 +24,6 @@ from flatlib.networks.resnet import ResNet
 from flatlib.streams import Streams
 from flatlib.training import profiles
 from flatlib.training.averages import EMA
-from flatlib.catalogue.stutz2021 import MAIN, TABLE1
 from flatlib.training.methods import Exact, Noise, Smooth, differences
 from flatlib.training.optimisers import SGD, EntropySGD
 from flatlib.training.perturbations import AWP, SAM, Unperturbed
@@ -404,3 +405,31 @@ def test_dropout_training_is_decided_by_the_seed():
     one = fit(replace(AT, dropout=0.3), SMOKE, 0)[0].state_dict()
     torch.manual_seed(2)
     assert same(one, fit(replace(AT, dropout=0.3), SMOKE, 0)[0].state_dict())
+
+
+# ---- other threat models ---------------------------------------------------------------------
+
+L2 = replace(SMOKE, norm="l2", eps=0.8)
+
+
+def test_a_profile_takes_its_threat_model_everywhere(monkeypatch, tmp_path):
+    """Every ball that any attack searches while a method is trained and measured."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    searched, inner = set(), PGD.project
+
+    def project(self, delta, x):
+        searched.add((self.norm, round(self.eps, 6)))
+        return inner(self, delta, x)
+
+    monkeypatch.setattr(PGD, "project", project)
+    run = runs.get("trades6", L2, progress=False)
+    table = run.measure(("default", "radii", "offsets", "lines", "choices"))
+    assert searched == {("l2", 0.8)} and len(table)
+    assert run.key != runs.select("trades6", SMOKE)[0].key
+
+
+def test_an_attack_in_another_norm_than_the_papers_is_refused():
+    with pytest.raises(ValueError, match="attack.norm='l2': methods are given for 'linf'"):
+        profiles.adapt(replace(AT, attack=PGD(norm="l2")), SMOKE)
+    with pytest.raises(ValueError, match="network='vgg'"):
+        replace(SMOKE, network="vgg")

@@ -420,20 +420,18 @@ def test_readers_see_what_was_decided(tmp_path):
 
 def test_leftovers_of_a_kill_are_removed_by_the_next_call(stored, monkeypatch):
     run = at()
-    (run.folder / "teacher").mkdir()
-    for name in ("state.safetensors", "teacher/epoch-000.safetensors"):
-        (run.folder / name).write_bytes(b"behind done")
+    state = run.folder / "state.safetensors"
+    state.write_bytes(b"behind done")
     with run.lock():  # another process is at it
         run.train()
-        assert (run.folder / "teacher").exists()
+        assert state.exists()
     run.train()
-    assert not (run.folder / "state.safetensors").exists()
-    assert not (run.folder / "teacher").exists()
+    assert not state.exists()
 
 
 def test_halves_of_files_are_removed_but_not_those_of_living_writers(fresh_runs):
     run = at()
-    old, new = (run.folder / "teacher" / f".state.safetensors.{x}.part" for x in ("old", "new"))
+    old, new = (run.folder / "more" / f".state.safetensors.{x}.part" for x in ("old", "new"))
     old.parent.mkdir(parents=True)
     for half in (old, new):
         half.write_bytes(b"half")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from first_step import double
 
-from flatlib import AT, CATALOGUE, PGD, evaluate, fit
+from flatlib import AT, CATALOGUE, PGD, evaluate, fit, runs
 from flatlib.data import Split
 from flatlib.data.batches import Batches
-from flatlib.files import checkpoints
+from flatlib.files import checkpoints, paths
 from flatlib.files.checkpoints import Damaged
 from flatlib.losses import cross_entropy
 from flatlib.streams import STREAMS, Streams
@@ -294,21 +294,26 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [2, 5, 7])
-def test_a_teacher_is_trained_once_however_often_a_run_is_stopped(tmp_path, monkeypatch, stop):
+def test_a_teacher_is_a_run_trained_once_however_often_it_is_stopped(
+    tmp_path, monkeypatch, stop
+):
     """Before an epoch of the teacher, between the two, and before an epoch of the method."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
     method = CATALOGUE["unlabeled"]
     want, _ = fit(method, SMOKE, 3)
     epochs = counted(monkeypatch)
     Training(method, SMOKE, 3)
-    assert not epochs  # nothing is trained before there is a folder to keep it in
+    assert not epochs  # nothing is trained before it is asked for
+    (run,) = runs.select("unlabeled", "smoke", 3)
     monkeypatch.setattr(train.clock.time, "time", lambda: float(len(epochs)))
     with pytest.raises(train.clock.TimeIsUp):
-        fit(method, SMOKE, 3, tmp_path, until=stop)
+        run.train(until=stop)
     assert len(epochs) == stop
-    got, _ = fit(method, SMOKE, 3, tmp_path)
+    got = run.train().model()
     assert epochs == ["teacher"] * 5 + ["method"] * 5 and same(got.state_dict(), want.state_dict())
-    fit(method, SMOKE, 3, tmp_path)
-    assert len(epochs) == 10
+    runs.select(replace(method, epochs=0.4), "smoke", 3)[0].train()  # has the same teacher
+    assert epochs.count("teacher") == 5 and len(epochs) == 12
+    assert run.teachers["clean"].key != runs.select("unlabeled", "smoke", 4)[0].teachers["clean"].key
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):

@@ -84,8 +84,8 @@ def worst_flatness(
 
     Joint ascent: every step moves nu by ``lr_w`` ||w_l|| g_l/||g_l|| per layer and delta by ``lr``
     sign(g) (g/||g|| in the ``norm`` "l2"), from the same backward pass, then projects both; the
-    last iterate counts. ``restarts`` random starts, the worst is taken per batch (``scope="batch"``,
-    the paper) or per data set ("dataset", the released code, where nu goes on over batches).
+    last iterate counts. ``restarts`` random starts, the worst is taken per batch ("batch", the
+    paper) or per data set (``scope="dataset"``, the released code, nu going on over batches).
 
     ``protocol="matched"`` searches the reference alike, with nu held at 0: the same starts and
     steps, the last iterate, the worst start per batch (or data set). It is 0 at xi = 0.

@@ -34,24 +34,25 @@ class Estimate:
 
 
 def estimate(todo: list, suite, workers: int) -> Estimate:
-    """The cost of training and measuring ``todo``, from an attack step timed once per device and
-    profile: on a batch of training, and on one of a measure.
+    """The cost of training and measuring ``todo``, and of training what it learns from, from an
+    attack step timed once per device and profile: on a batch of training, and on one of a measure.
     """
     timed = cache(seconds_per_image)
-    total = 0.0
+    total, untrained = 0.0, set()
     for run in todo:
         try:
             missing = run.missing(suite)
         except (Damaged, OSError):
             continue  # nothing is computed of it: the campaign will name it
-        device = here(run)
         work = sum(measuring(run.profile, name, split) for name, _, split in missing)
         if any(which == "early_stopped" for _, which, _ in missing):
             work += stopping(run.method, run.profile)
-        total += work * timed(run.profile, device, MEASURED)
+        total += work * timed(run.profile, here(run), MEASURED)
         if not run.done:
-            work = training(run.method, run.profile)
-            total += work * timed(run.profile, device, run.profile.batch)
+            untrained |= {run, *run.teachers.values()}
+    for run in untrained:
+        work = 0 if run.done else training(run.method, run.profile)
+        total += work * timed(run.profile, here(run), run.profile.batch)
     return Estimate(total, len(todo), workers)
 
 
@@ -61,16 +62,12 @@ def here(run) -> str:
 
 
 def training(method, profile: Profile) -> float:
-    """Attack steps, counted per image, of training a method, and the teacher that it may need; test
-    curves included.
-    """
-    teacher = profiles.teacher(method, profile)
+    """Attack steps, counted per image, of training a method; test curves included."""
     steps = method.attack.steps_per_image if isinstance(method.attack, Attack) else 0
     epochs = profiles.epochs(method, profile) * method.optimiser.calls
-    own = epochs * (
+    return epochs * (
         profile.train * (steps + WEIGHT_STEP) + 8 * profile.log_images / profile.log_every
     )
-    return own if teacher is None else own + training(teacher, profile)
 
 
 def stopping(method, profile: Profile) -> float:

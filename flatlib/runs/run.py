@@ -1,10 +1,9 @@
 """One run: a method trained at a profile from a seed, its folder, snapshots and measurements."""
 
 import json
-import shutil
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -86,6 +85,12 @@ class Run:
         return f"{self.name.replace('/', '.')}-{self.key}-s{self.seed}"
 
     @property
+    def teachers(self) -> dict[str, "Run"]:
+        """The runs that this one learns from, trained before it and never twice."""
+        wanted = profiles.teachers(self.method, self.profile)
+        return {name: replace(self, name=name, method=method) for name, method in wanted.items()}
+
+    @property
     def done(self) -> bool:
         return (self.folder / "done").exists()
 
@@ -127,8 +132,9 @@ class Run:
 
     def _train(self, progress: bool, until: float | None) -> None:
         self._state_what()
+        taught = {name: run.train(progress, until).model() for name, run in self.teachers.items()}
         _, history = fit(
-            self.method, self.profile, self.seed, self.folder, self.on, progress, until
+            self.method, self.profile, self.seed, self.folder, self.on, progress, until, taught
         )
         snapshots.complete(self.folder, self.expected)
         record = provenance(self.on) | {"weights": snapshots.hashes(self.folder)}
@@ -145,11 +151,10 @@ class Run:
 
     def _clear(self) -> None:
         """Remove what a finished run needs no more, also behind a kill, if no other is at it."""
-        left = [self.folder / name for name in ("state.safetensors", "teacher")]
-        if any(path.exists() for path in left):
+        state = self.folder / "state.safetensors"
+        if state.exists():
             with suppress(Timeout, OSError), self.lock().acquire(blocking=False):
-                left[0].unlink(missing_ok=True)
-                shutil.rmtree(left[1], ignore_errors=True)
+                state.unlink(missing_ok=True)
 
     @property
     def hashes(self) -> dict[str, str]:

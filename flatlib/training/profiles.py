@@ -19,7 +19,7 @@ from flatlib.training.methods import Method, differences
 from flatlib.training.optimisers import EntropySGD
 from flatlib.training.projections import Clip
 
-TEACHER = Method(attack=None)  # labels the images of a pool, trained without attacks
+CLEAN = Method(attack=None)  # trained without attacks: labels the images of a pool
 PAPER_BATCH, PAPER_FEATURES, PAPER_STEPS = 128, 512, 391
 
 
@@ -220,12 +220,12 @@ def epochs(method: Method, profile: Profile) -> int:
     return max(1, round(method.epochs * profile.epochs / method.optimiser.calls))
 
 
-def teacher(method: Method, profile: Profile) -> Method | None:
-    """What is trained first, to label the pool that ``method`` trains on: None if it needs none, or
-    if the pool comes with its labels (``data.pool_file``).
+def teachers(method: Method, profile: Profile) -> dict[str, Method]:
+    """What ``method`` learns from, to be trained first from the same seed, by name: "clean" labels
+    the pool, if that does not come with its labels (``data.pool_file``).
     """
     file = data.pool_file(profile.dataset, profile.train)
-    return TEACHER if method.data.unlabelled and file is None else None
+    return {"clean": CLEAN} if method.data.unlabelled and file is None else {}
 
 
 def origin(method: Method, profile: Profile, seed: int, device) -> dict:

@@ -75,14 +75,15 @@ class Diverged(RuntimeError):
 class Training:
     """A run in progress: everything that changes from step to step, which ``states`` saves."""
 
-    def __init__(self, method: Method, profile: Profile, seed: int, device="cpu"):
+    def __init__(self, method: Method, profile: Profile, seed: int, device="cpu", teachers=None):
         self.method, self.profile = profiles.adapt(method, profile), profile
         self.device, self.seed = torch.device(device), seed
         self.begun = profiles.origin(method, profile, seed, self.device)
         self.random = Streams(seed, device)
         self.images = profile.load().to(device)
-        self.teacher = profiles.teacher(method, profile)
-        if self.teacher is not None and not len(self.images.pool):
+        self.given = teachers  # trained models by name; None: they are trained here
+        self.wanted = profiles.teachers(method, profile)
+        if "clean" in self.wanted and not len(self.images.pool):
             raise ValueError(
                 f"profile={profile.name!r} trains on all images: no unlabelled ones are left for "
                 f"the pool. Put the pseudo-labelled images of Carmon et al. into {DATASETS}, as "
@@ -99,18 +100,20 @@ class Training:
         self.history: list[dict] = []
 
     @cached_property
+    def teachers(self) -> dict[str, nn.Module]:
+        """The models that the method learns from, by name; those not given are trained now."""
+        if self.given is not None:
+            return self.given
+        how = {"profile": self.profile, "seed": self.seed, "device": self.device}
+        with torch.enable_grad():
+            return {name: fit(method, **how)[0] for name, method in self.wanted.items()}
+
+    @cached_property
     def data(self) -> Dataset:
-        """What is trained on: a pool gets its labels on first use, or before that by ``label``."""
-        return self._labelled()
-
-    def label(self, folder: Path | None = None, until: float | None = None) -> None:
-        """Label the pool if the method trains on one, its teacher trained in ``folder``."""
-        self.data = self._labelled(folder, until)
-
-    def _labelled(self, folder: Path | None = None, until: float | None = None) -> Dataset:
+        """What is trained on; a pool gets its labels on first use."""
         if not self.method.data.unlabelled:
             return self.images
-        return replace(self.images, pool=pseudo_labelled(self, folder, until))
+        return replace(self.images, pool=pseudo_labelled(self))
 
     def named(self) -> dict[str, Tensor]:
         return {k: p.detach().clone() for k, p in self.net.named_parameters()}
@@ -245,39 +248,35 @@ def _estimate_statistics(net: nn.Module, x: Tensor, size: int) -> None:
 
 
 @torch.no_grad()
-def pseudo_labelled(training: Training, folder: Path | None, until: float | None) -> Split:
+def pseudo_labelled(training: Training) -> Split:
     """The pool with the labels a cleanly trained model of the same seed gives it; true labels are
     not looked at. The file of pseudo-labelled images brings its own labels (``data.pool_file``).
     """
-    profile, device, x = training.profile, training.device, training.images.pool.x
-    if training.teacher is None:
-        return labelled_pool(pool_file(profile.dataset, profile.train)).to(device)
-    few = replace(profile, snapshot_every=profile.epochs)  # of its models only the last is used
-    with torch.enable_grad():
-        teacher, _ = fit(training.teacher, few, training.seed, folder, device, until=until)
-    return Split(x, torch.cat([teacher(floats(part)).argmax(1) for part in x.split(256)]))
+    profile, x = training.profile, training.images.pool.x
+    if "clean" not in training.wanted:
+        return labelled_pool(pool_file(profile.dataset, profile.train)).to(training.device)
+    clean = training.teachers["clean"]
+    return Split(x, torch.cat([clean(floats(part)).argmax(1) for part in x.split(256)]))
 
 
 def fit(
     method: Method, profile: str | Profile, seed: int = 0, folder: Path | None = None, device="cpu",
-    progress: bool = False, until: float | None = None,
+    progress: bool = False, until: float | None = None, teachers: dict | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """Train ``method`` at ``profile``; the model in eval mode and its history, a row per epoch.
 
     With a ``folder`` the state is saved after every epoch (``state.safetensors``) and a further
     call goes on from there, bit-identical to a run that was never interrupted on the same machine
-    with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``,
-    and a teacher of pseudo-labels has its own folder ``teacher`` there. A folder of another
-    training is refused. Raises ``TimeIsUp`` before the first epoch, the teacher's too, that would
-    begin after ``until`` (``time.time()``), and ``Diverged`` at the end of the epoch in which
-    weights cease to be finite: nothing of that epoch is kept.
+    with as many threads; the candidates for early stopping are kept as ``epoch-NNN.safetensors``.
+    A folder of another training is refused. ``teachers`` are the trained models that the method
+    learns from (``profiles.teachers``); without them they are trained first. Raises ``TimeIsUp``
+    before the first epoch that would begin after ``until`` (``time.time()``), and ``Diverged`` at
+    the end of the epoch in which weights cease to be finite: nothing of that epoch is kept.
     """
-    training = Training(method, profiles.get(profile), seed, device)
+    training = Training(method, profiles.get(profile), seed, device, teachers)
     state = folder and Path(folder) / "state.safetensors"
     if state and state.exists():
         states.resume(training, state)
-    if training.epoch < training.epochs:
-        training.label(folder and Path(folder) / "teacher", until)
     epochs = bar(total=training.epochs, initial=training.epoch, unit="epoch", show=progress)
     with epochs:
         while training.epoch < training.epochs:
