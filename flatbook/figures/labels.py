@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from matplotlib.font_manager import FontProperties
-from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
+
+from flatbook.figures.style import font
 
 REACHES = (5, 12, 20, 30, 42, 56, 72, 90)  # distances tried, in points of print
 TURNS = 16  # directions tried
@@ -36,7 +36,7 @@ def write_labels(ax, points, texts, others, size=8.0):
 
 
 def _width(text, size):
-    return TextPath((0, 0), text, size=size, prop=FontProperties("DejaVu Sans")).get_extents().width
+    return TextPath((0, 0), text, size=size, prop=font()).get_extents().width
 
 
 def _candidates(here, widths, size):
@@ -105,9 +105,8 @@ def _side(a, b, c):
 
 def _write(ax, point, text, box, size):
     """One text with its lower left corner at `box` (offsets from the point, in points of print)."""
-    halo = [withStroke(linewidth=1.8, foreground="white", alpha=0.85)]
     ax.annotate(text, point, xytext=(box[0], box[1] + 0.18 * size), textcoords="offset points",
-                fontsize=size, color="#222222", zorder=5, path_effects=halo)  # fmt: skip
+                fontsize=size, color="#1a1a1a", zorder=5)  # fmt: skip
     tip = np.clip(0, box[:2], box[2:])
     if np.hypot(*tip) > 8:
         ax.annotate("", point, xytext=tuple(tip), textcoords="offset points", zorder=2.5,

@@ -5,7 +5,6 @@ import math
 import re
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -14,16 +13,10 @@ from matplotlib.ticker import PercentFormatter
 
 from flatlib.files import atomic, progress
 from flatbook.figures.labels import write_labels
+from flatbook.figures.style import style
 
 KINK = math.log(10)  # robust loss of guessing among 10 classes, 2.30
 LABELS_AT_MOST = 20  # more points than this get a legend only
-STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 9.5, "axes.titlesize": 10.5, "axes.labelsize": 10,
-    "legend.fontsize": 8.5, "legend.frameon": False, "legend.handletextpad": 0.4,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.6,
-    "savefig.dpi": 200, "figure.dpi": 150, "svg.hashsalt": "flatlib", "figure.facecolor": "white",
-}  # fmt: skip
 FAMILIES = {  # colour and marker; hues of Okabe & Ito and of Tol, told apart by marker as well
     "baseline": ("#000000", "*"), "attack": ("#56B4E9", "v"), "optimisation": ("#0072B2", "s"),
     "weight regularisation": ("#D55E00", "D"), "labels": ("#009E73", "^"),
@@ -56,22 +49,15 @@ def axis_label(column):
     return f"{NAMES[plain[1]]} ({', '.join(word for word in words if word)})"
 
 
-def style():
-    """The one style, as a context manager: `with plots.style(): ...`."""
-    return mpl.rc_context(STYLE)
-
-
 def panels(rows=1, columns=1, width=6.0, height=4.4, legend=0.0, gap=0.62):
     """Figure and (rows, columns) array of axes; sizes in inches, height per row.
 
     The margins are fixed in inches, so that labels keep their places whatever is drawn later;
     `legend` inches are left free below, `gap` between rows (0.85 if each has a label and a title).
-    Four panels or more are shown a little coarser, so that a notebook of several stays small.
     """
     with style():
         total = rows * height + legend
-        dpi = STYLE["figure.dpi"] if rows * columns < 4 else 120
-        size = {"figsize": (width, total), "dpi": dpi}
+        size = {"figsize": (width, total)}
         fig, axes = plt.subplots(rows, columns, squeeze=False, **size)
         edges = {"left": 0.72 / width, "right": 1 - 0.12 / width, "top": 1 - 0.32 / total}
         fig.subplots_adjust(bottom=(0.55 + legend) / total, hspace=gap / (height - gap),
