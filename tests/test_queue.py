@@ -20,24 +20,43 @@ def stored(tmp_path, fresh_runs, monkeypatch):
 
 def test_queues_name_methods_profiles_and_suites_that_are_there():
     for profile in queue.QUEUES:
-        for run, suites in queue.ordered(profile).items():
+        for run, suites in queue.ordered(profile):
             assert run.name in CATALOGUE and run.wanted(suites)
     with pytest.raises(ValueError, match="profile='digits'.*'smoke'"):
         queue.ordered("digits")
 
 
 def test_table_1_comes_first_and_every_method_once():
-    order = list(queue.ordered("cifar10-cpu"))
-    assert {run.name for run in order[:19]} == set(TABLE1) and order[0].name == "at"
-    assert {run.seed for run in order[:19]} == {0} and len(order) == len(set(order))
-    assert {run.name for run in order if run.seed == 0} == set(CATALOGUE)
+    order = queue.ordered("cifar10-cpu")
+    first = [run for run, _ in order[:19]]
+    assert {run.name for run in first} == set(TABLE1) and first[0].name == "at"
+    assert {run.seed for run in first} == {0}
+    asked = [(run, suite) for run, suites in order for suite in suites]
+    assert len(asked) == len(set(asked)) and all(suites for _, suites in order)
+    assert {run.name for run, suites in order if "default" in suites} == set(CATALOGUE)
 
 
-def test_suites_of_one_run_are_united(monkeypatch):
-    parts = (Part(("at",), (0,), ("default",)), Part(("at", "mish"), (0,), ("lines", "default")))
+def test_no_suite_of_a_run_is_asked_for_twice(monkeypatch):
+    parts = (Part(("at",), (0,), ("default",)), Part(("at", "mish"), (0,), ("lines", "default")),
+             Part(("mish",), (0,), ("default",)))  # fmt: skip
     monkeypatch.setitem(queue.QUEUES, "smoke", parts)
-    found = {run.name: suites for run, suites in queue.ordered("smoke").items()}
-    assert found == {"at": ("default", "lines"), "mish": ("lines", "default")}
+    found = [(run.name, suites) for run, suites in queue.ordered("smoke")]
+    assert found == [("at", ("default",)), ("at", ("lines",)), ("mish", ("lines", "default"))]
+
+
+def test_later_parts_join_what_waits_or_is_stored(stored, monkeypatch):
+    monkeypatch.setattr("os.nice", lambda n: None)
+    later = Part(("at",), (0,), ("hessian",))
+    monkeypatch.setitem(queue.QUEUES, "smoke", (Part(("at",), (0,), ("default",)), later))
+    queue.main(["--profile", "smoke"])
+    at, _ = queue.ordered("smoke")[0]
+    waits, _ = results.read(queue.waiting(at, queue.pending("smoke")))
+    assert results.complete(at, waits, ("default", "hessian"))
+    queue.main(["--profile", "smoke", "--merge"])
+    monkeypatch.setitem(queue.QUEUES, "smoke", (later, Part(("at",), (0,), ("lines",))))
+    queue.main(["--profile", "smoke"]), queue.main(["--profile", "smoke", "--merge"])
+    table, _ = results.read(stored)
+    assert results.complete(at, table, ("default", "hessian", "lines"))
 
 
 def test_rows_wait_until_they_are_merged(stored, monkeypatch, capsys):
@@ -48,7 +67,7 @@ def test_rows_wait_until_they_are_merged(stored, monkeypatch, capsys):
     queue.main(["--profile", "smoke", "--merge"])
     assert not any((stored / "pending").iterdir())
     table, curves = results.read(stored)
-    for run, suites in queue.ordered("smoke").items():
+    for run, suites in queue.ordered("smoke"):
         assert results.complete(run, table, suites)
         mine = table[(table.key == run.key) & (table.which == "last")]
         assert set(mine.weights) == set(curves[curves.key == run.key].weights) == {run.last_weights}
@@ -90,7 +109,7 @@ def test_one_failed_run_does_not_stop_the_others(stored, monkeypatch, capsys):
 
 
 def test_two_processes_never_work_on_the_same_run(stored):
-    run = next(iter(queue.ordered("smoke")))
+    run, _ = queue.ordered("smoke")[0]
     with queue._claimed(run) as first, queue._claimed(run) as second:
         assert first and not second
     with queue._claimed(run) as again:

@@ -2,9 +2,9 @@
 
 ``python -m flatlib.runs.queue --profile cifar10-cpu`` works through it beside whatever else the
 machine does: at the lowest priority, one network after the other on one core, to be stopped at any
-moment. Several such processes share the work. A network is trained and measured in one go; its rows
-then lie in ``data/results/<profile>/pending``, which no notebook reads, until ``--merge`` moves
-them into the tables. ``--list`` says how far it is.
+moment. Several such processes share the work. What a part of the queue asks of a network is done in
+one go; the rows then lie in ``data/results/<profile>/pending``, which no notebook reads, until
+``--merge`` moves them into the tables. ``--list`` says how far it is.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from flatlib.runs.batch import KEPT
 from flatlib.runs.run import Run
 from flatlib.training import profiles
 
-SHOWN = ("default", "radii", "hessian", "lines", "offsets", "training", "training_worst")
-EVERY = (*SHOWN, "training_radii", "scaled", "choices")
+LAST = ("radii", "lines", "offsets")  # of the last model, beside the default suite
+THROUGH = ("training", "training_worst")
 REMEDIES = ("trades6", "awp0.01", "wd0.05", "autoaugment", "mart6")
 TABLE1 = GROUPS["table1"]
 REST = tuple(name for name in GROUPS["all"] if name not in TABLE1)
@@ -40,11 +40,21 @@ class Part(NamedTuple):
     suites: tuple[str, ...]
 
 
+class Task(NamedTuple):
+    """What one part asks of one run."""
+
+    run: Run
+    suites: tuple[str, ...]
+
+
 QUEUES = {
     "cifar10-cpu": (
-        Part(("at",), (0,), EVERY),
-        Part(TABLE1, (0,), SHOWN),
-        Part(("at", *REMEDIES), (1, 2), ("default", "hessian", "offsets")),
+        Part(TABLE1, (0,), ("default", "hessian")),
+        Part(("at", *REMEDIES), (1, 2), ("default", "hessian")),
+        Part(("at", *REMEDIES), (0,), (*LAST, *THROUGH)),
+        Part(TABLE1, (0,), LAST),
+        Part(("at",), (0,), ("scaled", "choices", "training_radii")),
+        Part(TABLE1, (0,), THROUGH),
         Part(TABLE1, (1, 2), ("default",)),
         Part(REST, (0,), ("default",)),
     ),
@@ -53,14 +63,16 @@ QUEUES = {
 }
 
 
-def ordered(profile: str) -> dict[Run, tuple[str, ...]]:
-    """The runs of a profile's queue in their order, each with all suites it is asked for."""
+def ordered(profile: str) -> list[Task]:
+    """What a profile's queue asks for, in its order; no suite of a run twice."""
     if profile not in QUEUES:
         raise ValueError(f"profile={profile!r}: queues are there for {sorted(QUEUES)}")
-    found: dict[Run, tuple[str, ...]] = {}
+    found, asked = [], set()
     for part in QUEUES[profile]:
         for run in runs.select(part.methods, profile, part.seeds):
-            found[run] = tuple(dict.fromkeys((*found.get(run, ()), *part.suites)))
+            suites = tuple(suite for suite in part.suites if (run, suite) not in asked)
+            asked |= {(run, suite) for suite in suites}
+            found += [Task(run, suites)] if suites else []
     return found
 
 
@@ -74,7 +86,7 @@ def waiting(run: Run, folder: Path) -> Path:
     return folder / run.title
 
 
-def left(profile: str, folder: Path) -> dict[Run, tuple[str, ...]]:
+def left(profile: str, folder: Path) -> list[Task]:
     """What of the queue neither the tables nor the waiting rows have."""
     stored = results.read(paths.RESULTS / profile)[0]
 
@@ -82,21 +94,21 @@ def left(profile: str, folder: Path) -> dict[Run, tuple[str, ...]]:
         new = results.read(waiting(run, folder))[0]
         return results.complete(run, stored, suites) or results.complete(run, new, suites)
 
-    return {run: suites for run, suites in ordered(profile).items() if not there(run, suites)}
+    return [task for task in ordered(profile) if not there(*task)]
 
 
 def work(profile: str, folder: Path, limit: float | None = None) -> list[str]:
-    """Train and measure what is left, in order, for ``limit`` minutes at most; each run's rows are
-    written to ``folder`` at once, one that another process is at is left to it. What went wrong, a
-    line each.
+    """Train and measure what is left, in order, for ``limit`` minutes at most; the rows of each
+    task are written to ``folder`` at once, a run that another process is at is left to it. What
+    went wrong, a line each.
     """
     until = None if limit is None else time.time() + 60 * limit
     todo, failed = left(profile, folder), []
-    campaign.possible(list(todo))
-    progress.say(f"{len(todo)} of {len(ordered(profile))} runs are left; {_cost(todo)}")
-    for run, suites in todo.items():
+    campaign.possible([task.run for task in todo])
+    progress.say(f"{len(todo)} of {len(ordered(profile))} tasks are left; {_cost(todo)}")
+    for run, suites in todo:
         with _claimed(run) as mine:
-            if not mine or run.busy() or run not in left(profile, folder):
+            if not mine or run.busy() or (run, suites) not in left(profile, folder):
                 continue
             started = time.time()
             try:
@@ -129,11 +141,15 @@ def _claimed(run: Run):
         lock.release()
 
 
-def _cost(todo: dict) -> str:
+def _cost(todo: list[Task]) -> str:
+    """Each run is trained once, whatever the number of its tasks."""
+    suites: dict[Run, tuple[str, ...]] = {}
+    for task in todo:
+        suites[task.run] = (*suites.get(task.run, ()), *task.suites)
     alike: dict[tuple, list[Run]] = {}
-    for run, suites in todo.items():
-        alike.setdefault(suites, []).append(run)
-    seconds = sum(costs.estimate(part, suites, 1).seconds for suites, part in alike.items())
+    for run, asked in suites.items():
+        alike.setdefault(asked, []).append(run)
+    seconds = sum(costs.estimate(part, asked, 1).seconds for asked, part in alike.items())
     return f"about {seconds / 3600:.1f} hours of one core"
 
 
@@ -142,7 +158,7 @@ def merge(profile: str) -> list[results.Committed]:
     stored ones stay where they are, and are named.
     """
     found = []
-    for run in ordered(profile):
+    for run in dict.fromkeys(task.run for task in ordered(profile)):
         place = waiting(run, pending(profile))
         if place.exists():
             found.append(results.absorb(run, place))
@@ -172,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
             for done in merge(given.profile):
                 print(done.describe())
         elif given.list:
-            for run, suites in left(given.profile, folder).items():
+            for run, suites in left(given.profile, folder):
                 print(f"{run.name:20} seed {run.seed}  {' '.join(suites)}")
         else:
             os.nice(19)
