@@ -10,7 +10,8 @@ import torch
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import freeze
 from flatlib.files.atomic import Damaged
-from flatlib.runs.measurements import MEASURES, WEIGHT_STEP, Size
+from flatlib.records import MEASURES
+from flatlib.records.measure import WEIGHT_STEP, Size
 from flatlib.training import profiles
 from flatlib.training.profiles import Profile
 
