@@ -23,6 +23,8 @@ TABLE2 = {"AT (baseline)": "at", "Scaled x0.5": "at, scaled-0.5", "Scaled x2": "
           "Self-supervision": "ssl4", "Entropy-SGD": "entropy1", "TRADES": "trades6",
           "MART": "mart6", "AT-AWP": "awp0.01"}  # fmt: skip
 SUMMED = 4  # Table 2 and Fig. 6: gradients summed over four batches, so four times the mean's
+XI = {"avg_flatness_rloss": 0.5, "avg_flatness_loss": 0.5, "worst_flatness_rloss": 0.003,
+      "worst_flatness_loss": 0.003}  # radii of the printed flatness, Sec. 4  # fmt: skip
 SYMBOLS = {"xi=": "ξ = ", "tau=": "τ = ", "lambda=": "λ = ", "epsilon=": "ε = ", "w_max=": "",
            "(L=": "(L = ", " x": " ×", '"Late"': "“Late”"}  # fmt: skip
 
@@ -95,6 +97,7 @@ def _named(table, who, printed):
     table = table.set_axis(pd.Index(who["method"], name="method"))
     table.insert(0, "label", labels)
     table.insert(1, "family", who["family"].to_numpy())
+    table.attrs["xi"] = XI
     return table
 
 
@@ -131,7 +134,9 @@ def table2():
 def robustbench():
     """Tables 3 and 4 of Stutz et al. joined: 8 models of RobustBench, index "model", fractions."""
     err, loss = load("stutz2021_table3"), load("stutz2021_table4")
-    return err.join(loss[[column for column in loss if column not in err]])
+    table = err.join(loss[[column for column in loss if column not in err]])
+    table.attrs["xi"] = XI
+    return table
 
 
 def groups(rerr, edges=(0.57, 0.60)):

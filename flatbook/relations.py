@@ -44,7 +44,9 @@ def means(wide):
     names = pd.Series(rows, rows)
     who = who.reindex(rows).assign(label=lambda df: df["label"].fillna(names))
     std = groups.std(numeric_only=True).dropna(axis=1, how="all").add_suffix("_std")
-    return who.fillna({"family": "yours"}).join(mean).join(std).rename_axis("method")
+    found = who.fillna({"family": "yours"}).join(mean).join(std).rename_axis("method")
+    found.attrs["xi"] = wide.attrs.get("xi", {})
+    return found
 
 
 def correlations(tables, views, resamples=2000):

@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from flatlib.records import columns
+
 NORMALISED = {"layer": "layer-wise", "filter": "filter-wise"}
 DIRECTIONS = {  # measure of a line: what is drawn of how many directions
     "line_random": "mean over {draws:.0f} random directions",
@@ -52,21 +54,21 @@ def stopped(history, measures):
 def snapshots(tidy, average=0.5, worst=0.003):
     """A row per method, seed and epoch of a tidy table of models measured through training.
 
-    Columns: progress (epoch + 1, over all epochs), rloss_test, rloss_train, rerr_test, ...,
-    lambda_max, convexity, and the flatness measures at relative radius `average` (average case)
-    and `worst` (worst case); a radius that was not measured gives no column. Robust measures are by
-    PGD.
+    Columns: progress (epoch + 1, over all epochs), those of a wide table by PGD, and flatness at
+    relative radius `average` (average case) and `worst` (worst case), whichever measure took it; a
+    radius that was not measured gives no column.
     """
     table = tidy[tidy["which"].str.match(r"epoch-|last$") & (tidy["attack"] != "aa")]
     radius = table["measure"].str.extract(r"^(avg|worst)_flatness", expand=False)
     radius = radius.map({"avg": average, "worst": worst})
     table = table[radius.isna() | np.isclose(table["xi"].astype(float), radius)]
-    overall = table["measure"].str.contains(r"flatness|lambda|convexity")
-    suffix = ("_" + table["split"]).mask(overall & (table["split"] == "test"), "")
-    table = table.assign(column=table["measure"] + suffix)
+    table = columns.named(table)
+    table = table.assign(column=table["column"].str.replace("@.*", "", regex=True))
     index = ["method", "seed", "epoch"]
     table = table.drop_duplicates([*index, "column"])
+    xi = columns.radii(table)
     table = table.pivot_table("value", index, "column").rename_axis(columns=None).reset_index()
+    table.attrs["xi"] = xi
     epochs = table.groupby(["method", "seed"])["epoch"].transform("max") + 1
     table.insert(3, "progress", (table["epoch"] + 1) / epochs)
     return table

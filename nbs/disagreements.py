@@ -174,7 +174,7 @@ step = 0.3 * K / (K - 1) - 0.3
 pd.DataFrame({
     "printed at τ = 0.3": sweep.loc["smooth0.3"],
     "change for τ + 0.033": sweep.diff().loc["smooth0.3"] * step / 0.1,
-}).rename(plots.axis_label).round(3)
+}).rename(lambda column: plots.axis_label(column, sweep)).round(3)
 
 # %% [markdown]
 # ## Reading

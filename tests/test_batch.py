@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from flatlib import CATALOGUE, data, runs
 from flatlib.files import paths
-from flatlib.runs import batch, campaign, costs, measurements, results, suites
+from flatlib.records import MEASURES
+from flatlib.runs import batch, campaign, costs, results, suites
 from flatlib.runs.run import Run
 from flatlib.training import profiles, snapshots
 
@@ -326,6 +327,6 @@ def test_the_estimate_counts_what_is_to_be_done():
     assert one.runs == 1 and 0 < one.seconds < 600
     assert "1 run" in one.describe() and "2 worker" in costs.Estimate(100, 3, 2).describe()
     digits = profiles.get("digits")
-    for name in measurements.MEASURES:
+    for name in MEASURES:
         small, large = (costs.measuring(p, name) for p in (at.profile, digits))
         assert 0 < small < large

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flatlib.runs import disagreements
-from flatlib.runs.measurements import MEASURES, Subject
+from flatlib.records import MEASURES, disagreements
+from flatlib.records.subject import Subject
 from flatlib.training import profiles
 from flatlib.weights import layers, norms, sample
 

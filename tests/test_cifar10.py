@@ -17,7 +17,8 @@ from flatlib import CATALOGUE, data, runs
 from flatlib.attacks.autoattack import AutoAttack
 from flatlib.data import cifar10
 from flatlib.files import paths
-from flatlib.runs import measurements, suites
+from flatlib.records import MEASURES
+from flatlib.runs import suites
 from flatlib.training.profiles import Profile, Protocol
 from flatlib.training.train import Training
 
@@ -35,7 +36,7 @@ TINY = Profile(
     ),
 )  # fmt: skip
 SOME = (("robustness", "last", "test"), ("average", "last", "test"), ("worst", "last", "test"))
-EVERY = tuple((measure, "last", "test") for measure in measurements.MEASURES)
+EVERY = tuple((measure, "last", "test") for measure in MEASURES)
 PER_CLASS = {"train": 20, "test": 4}
 
 
@@ -89,7 +90,7 @@ def test_a_method_trains_and_is_measured(there, name):
 @pytest.mark.parametrize("name", ["at", "ssl4", "gelu", "dropout", "unlabeled"])
 def test_a_network_passes_every_measure(there, name):
     table = runs.get(name, TINY, progress=False).measure(EVERY)
-    assert set(table.asked) == set(measurements.MEASURES) and finite(table)
+    assert set(table.asked) == set(MEASURES) and finite(table)
 
 
 def test_every_suite_can_be_taken(there):

@@ -74,8 +74,8 @@ def tidy(snapshots):
     radius = rows["column"].str.partition("@")[2]
     rows["measure"] = rows["column"].str.replace("_test_pgd", "").str.partition("@")[0]
     rows["xi"] = pd.to_numeric(radius, errors="coerce").fillna(0.5)
-    rows["asked"] = np.where(radius != "", "radii", "average")
-    rows.loc[rows["measure"] == "lambda_max", "asked"] = "hessian"
+    kinds = {"rloss": "robustness", "avg": "average", "worst": "worst", "lambda": "hessian"}
+    rows["asked"] = rows["measure"].str.partition("_")[0].map(kinds).mask(radius != "", "radii")
     rows["which"] = "epoch-" + rows["epoch"].astype(str).str.zfill(3)
     return rows.assign(split="test", attack="pgd20x10", at=np.nan)
 

@@ -37,11 +37,13 @@ def tidy():
     for epoch, which in ((5, "epoch-005"), (15, "epoch-015"), (19, "last")):
         at = {"method": "at", "seed": 0, "epoch": epoch, "which": which, "attack": "pgd"}
         for split in ("test", "train"):
-            rows.append(at | {"split": split, "measure": "rloss", "value": epoch})
-        for xi in (0.25, 0.5):
-            flat = {"split": "test", "measure": "avg_flatness_rloss", "xi": xi}
+            loss = {"asked": "robustness", "measure": "rloss", "value": epoch}
+            rows.append(at | loss | {"split": split})
+        at |= {"split": "test"}
+        for xi, asked in ((0.25, "radii"), (0.5, "average")):
+            flat = {"asked": asked, "measure": "avg_flatness_rloss", "xi": xi}
             rows.append(at | flat | {"value": xi * epoch})
-        rows.append(at | {"split": "test", "measure": "lambda_max", "value": 100 * epoch})
+        rows.append(at | {"asked": "hessian", "measure": "lambda_max", "value": 100 * epoch})
     rows.append(rows[0] | {"which": "early_stopped", "value": -1})
     return pd.DataFrame(rows)
 
@@ -157,7 +159,7 @@ def test_snapshots_are_rows_in_order_of_progress():
     assert table["epoch"].tolist() == [5, 15, 19]
     np.testing.assert_allclose(table["progress"], [0.3, 0.8, 1.0])
     np.testing.assert_allclose(table["avg_flatness_rloss"], [2.5, 7.5, 9.5])
-    assert table["rloss_train"].tolist() == table["rloss_test"].tolist() == [5, 15, 19]
+    assert table["rloss_train_pgd"].tolist() == table["rloss_test_pgd"].tolist() == [5, 15, 19]
     assert "lambda_max" in table
 
 
@@ -190,7 +192,7 @@ def test_the_early_stopped_model_lies_on_the_curve():
 
 
 def test_over_epochs_draws_what_is_there():
-    columns = {"rloss_test": ("RLoss", "#000000", "-"), "absent": ("absent", "#ff0000", "-")}
+    columns = {"rloss_test_pgd": ("RLoss", "#000000", "-"), "absent": ("absent", "#ff0000", "-")}
     ax = curves.over_epochs(training_curves.snapshots(tidy()), columns)
     line, drop = ax.lines
     np.testing.assert_allclose(line.get_xydata(), [[0.3, 5], [0.8, 15], [1, 19]])
@@ -199,7 +201,7 @@ def test_over_epochs_draws_what_is_there():
 
 def test_a_path_goes_from_blue_to_red_and_rings_the_last():
     table = training_curves.snapshots(tidy())
-    ax = curves.path(table, "avg_flatness_rloss", "rloss_test")
+    ax = curves.path(table, "avg_flatness_rloss", "rloss_test_pgd")
     points, ring = ax.collections
     np.testing.assert_allclose(points.get_offsets(), [[2.5, 5], [7.5, 15], [9.5, 19]])
     np.testing.assert_allclose(ring.get_offsets(), [[9.5, 19]])
@@ -209,7 +211,7 @@ def test_a_path_goes_from_blue_to_red_and_rings_the_last():
 
 
 def test_a_path_without_its_measure_is_an_empty_panel():
-    ax = curves.path(training_curves.snapshots(tidy()), "worst_flatness_rloss", "rloss_test", title="AT")
+    ax = curves.path(training_curves.snapshots(tidy()), "worst_flatness_rloss", "rloss_test_pgd", title="AT")
     assert not ax.collections and ax.get_title(loc="left") == "AT"
 
 

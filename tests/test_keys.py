@@ -12,7 +12,8 @@ from flatlib.attacks import autoattack, pgd
 from flatlib.data import batches
 from flatlib.files import paths
 from flatlib.keys import describe, digest, settings
-from flatlib.runs import measurements, rekey, run
+from flatlib.records import MEASURES
+from flatlib.runs import rekey, run
 from flatlib.training import (
     averages, methods, optimisers, perturbations, profiles, projections, schedules,
 )  # fmt: skip
@@ -64,7 +65,7 @@ def test_a_new_setting_with_its_default_moves_no_key():
     assert other.key != was.key
 
 
-@pytest.mark.parametrize("name", measurements.MEASURES)
+@pytest.mark.parametrize("name", MEASURES)
 def test_a_new_setting_with_its_default_moves_no_protocol(name):
     (was,) = runs.select("at", SMOKE)
     attack = grown(SMOKE.protocol.autoattack, rho=0.75)
@@ -189,6 +190,24 @@ def test_stored_values_are_those_that_were_measured():
 
 
 # ---- new names -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [
+    "flatlib/records/__init__.py", "flatlib/runs/measurements.py", "flatlib/measures.py",
+])  # fmt: skip
+def test_either_checkout_says_its_keys_wherever_its_measures_stand(place, tmp_path):
+    """A checkout older than this one: another layout of modules, other keys."""
+    run = "type('Run', (), {'name': 'at', 'seed': 0, 'key': 'aaaa', 'protocol': lambda s, m: m * 2})"
+    files = {"flatlib/__init__.py": "", "flatlib/runs/__init__.py": f"select = lambda *a: [{run}()]"}
+    for name, text in (files | {place: "MEASURES = {'average': None}"}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    table = pd.DataFrame({"method": ["at"], "seed": ["0"]})
+    assert rekey.definitions(tmp_path, "smoke", table) == (
+        {"at 0": "aaaa"}, {"average": "averageaverage"})  # fmt: skip
+    (at,) = runs.select("at", SMOKE)
+    now = {name: at.protocol(name) for name in MEASURES}
+    assert rekey.definitions(paths.ROOT, "smoke", table) == ({"at 0": at.key}, now)
 
 
 def test_rekeying_changes_keys_and_protocols_alone(tmp_path, monkeypatch):

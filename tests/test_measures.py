@@ -8,8 +8,11 @@ import torch
 
 from flatbook.figures import plots
 from flatlib import average_flatness, evaluate
-from flatlib.runs import costs, measurements
-from flatlib.runs.measurements import Subject
+from flatlib.records import MEASURES
+from flatlib.records.errors import autoattack, robustness
+from flatlib.records.flatness import average
+from flatlib.records.subject import Subject
+from flatlib.runs import costs
 
 FEW, FEWER, ALL = 24, 10, 40
 
@@ -26,14 +29,14 @@ def subject(profile, robust):
 
 
 def test_rows_say_how_many_images_they_are_of(subject):
-    sizes = {name: {row["n"] for row in measurements.MEASURES[name].rows(subject)}
+    sizes = {name: {row["n"] for row in MEASURES[name].rows(subject)}
              for name in ("robustness", "autoattack", "average", "worst", "radii")}  # fmt: skip
     assert sizes == {"robustness": {ALL}, "autoattack": {FEWER}, "average": {FEW},
                      "worst": {FEW}, "radii": {FEW}}  # fmt: skip
 
 
 def test_the_reference_is_of_the_same_images(subject, profile):
-    robust, clean = measurements.average(subject)
+    robust, clean = average(subject)
     x, y = subject.x[:FEW], subject.y[:FEW]
     stream, p = subject.generator("avg_flatness_rloss"), profile.protocol
     reference = subject.report.robust_loss[:FEW]
@@ -48,7 +51,7 @@ def test_the_reference_is_of_the_same_images(subject, profile):
 
 
 def test_autoattack_takes_the_first_images(subject, profile):
-    rerr, _ = measurements.autoattack(subject)
+    rerr, _ = autoattack(subject)
     attack = replace(profile.protocol.autoattack, eps=profile.eps)
     x, y = subject.x[:FEWER], subject.y[:FEWER]
     assert rerr["value"] == evaluate(subject.model, x, y, attack, doubts=False).RErr
@@ -60,12 +63,12 @@ def test_without_a_number_all_images_are_taken(subject, images):
 
 
 def test_only_a_number_moves_the_protocol_of_a_measure(smoke, profile):
-    moved = {name for name, m in measurements.MEASURES.items() if m.protocol(smoke) != m.protocol(
+    moved = {name for name, m in MEASURES.items() if m.protocol(smoke) != m.protocol(
         replace(smoke, protocol=profile.protocol))}  # fmt: skip
     assert moved == {
         "autoattack", "average", "worst", "offsets", "radii", "choices",
     }  # fmt: skip
-    assert not any("None" in str(m.protocol(smoke)) for m in measurements.MEASURES.values())
+    assert not any("None" in str(m.protocol(smoke)) for m in MEASURES.values())
 
 
 def test_the_estimate_counts_fewer_images(smoke, profile):
@@ -81,7 +84,7 @@ def test_the_estimate_counts_fewer_images(smoke, profile):
 
 
 def test_a_caption_names_fewer_images(subject):
-    rows = measurements.robustness(subject) + measurements.average(subject)
+    rows = robustness(subject) + average(subject)
     tidy = pd.DataFrame(rows).assign(profile="some", seed=0, method="at")
     text = plots.caption(tidy)
     assert f"on {ALL} test images; RLoss by PGD-3 × 2; average-case" in text

@@ -154,13 +154,23 @@ def test_scatter_of_almost_nothing(rows):
         ("worst_flatness_loss", "worst-case flatness in Loss, ξ = 0.003"),
         ("err_train", "Err (train)"),
         ("rerr_early_stop_aa", "RErr (test, early stopping, AutoAttack)"),
-        ("lambda_max", "lambda_max"),
-        ("avg_flatness_rloss_train", "average-case flatness in RLoss (train), ξ = 0.5"),
+        ("lambda_max", "λ_max of the clean loss"),
+        ("avg_flatness_rloss", "average-case flatness in RLoss, ξ = 0.5"),
+        ("avg_flatness_rloss_train", "average-case flatness in RLoss (train)"),  # not printed
         ("avg_flatness_rloss_std", "avg_flatness_rloss_std"),
     ],
 )
 def test_axis_labels(column, words):
-    assert plots.axis_label(column) == words
+    assert plots.axis_label(column, PRINTED) == words
+
+
+def test_axes_say_the_radius_of_their_table_and_no_other():
+    near = PRINTED.assign()
+    near.attrs["xi"] = {X: 0.25}
+    bare = pd.DataFrame(PRINTED.to_dict())
+    labels = [plots.scatter(df, X, Y).get_xlabel() for df in (PRINTED, near, bare)]
+    words = "average-case flatness in RLoss"
+    assert labels == [f"{words}, ξ = 0.5", f"{words}, ξ = 0.25", words]
 
 
 def test_every_wide_column_has_words():

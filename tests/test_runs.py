@@ -15,7 +15,9 @@ from flatbook import published
 from flatlib import AT, CATALOGUE, PGD, evaluate, runs
 from flatlib.files import checkpoints, paths
 from flatlib.files.atomic import Damaged
-from flatlib.runs import measurements, run
+from flatlib.records import MEASURES
+from flatlib.records.subject import Subject
+from flatlib.runs import run
 from flatlib.training import profiles, snapshots
 from flatlib.training.methods import Noise
 from flatlib.training.profiles import Protocol
@@ -183,11 +185,11 @@ def test_the_protocol_is_part_of_every_row_not_of_the_key(at):
 def test_a_measure_is_taken_anew_only_where_its_own_part_of_the_protocol_changes(at):
     lines = replace(SMOKE, protocol=replace(SMOKE.protocol, line_points=7))
     (other,) = runs.select("at", lines)
-    changed = [name for name in measurements.MEASURES if other.protocol(name) != at.protocol(name)]
+    changed = [name for name in MEASURES if other.protocol(name) != at.protocol(name)]
     assert changed == ["lines"] and not other.missing()
 
 
-@pytest.mark.parametrize("name", measurements.MEASURES)
+@pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_reads_only_what_it_says_it_uses(at, name):
     class Watched:
         def __getattr__(self, field):
@@ -195,10 +197,10 @@ def test_a_measure_reads_only_what_it_says_it_uses(at, name):
             return getattr(SMOKE.protocol, field)
 
     read: set[str] = set()
-    subject = measurements.Subject(at.model(), at.data, SMOKE, "test")
+    subject = Subject(at.model(), at.data, SMOKE, "test")
     subject.protocol = Watched()
-    measurements.MEASURES[name].rows(subject)
-    assert read == set(measurements.MEASURES[name].uses)
+    MEASURES[name].rows(subject)
+    assert read == set(MEASURES[name].uses)
 
 
 def test_a_method_of_ones_own_is_named_by_its_differences(at):
@@ -261,9 +263,9 @@ def test_only_missing_rows_are_computed(at, tmp_path, monkeypatch):
 
 
 def test_a_new_version_of_a_measure_is_another_protocol(at, monkeypatch):
-    before = {name: at.protocol(name) for name in measurements.MEASURES}
-    later = measurements.MEASURES["worst"]._replace(version=2)
-    monkeypatch.setitem(measurements.MEASURES, "worst", later)
+    before = {name: at.protocol(name) for name in MEASURES}
+    later = MEASURES["worst"]._replace(version=2)
+    monkeypatch.setitem(MEASURES, "worst", later)
     changed = {name for name, was in before.items() if at.protocol(name) != was}
     assert changed == {"worst"}
 

@@ -8,7 +8,10 @@ import torch
 
 from flatlib import AT, CATALOGUE, runs
 from flatlib.files import paths
-from flatlib.runs import measurements, run, suites
+from flatlib.records import MEASURES
+from flatlib.records.flatness import worst
+from flatlib.records.subject import Subject
+from flatlib.runs import run, suites
 from flatlib.training import profiles
 from flatlib.training.profiles import epochs
 from flatlib.training.train import Training
@@ -54,6 +57,11 @@ def test_the_training_suites_end_with_the_last_model():
         *(f"epoch-{e:03d}" for e in range(5, 80, 10)), "last"}  # fmt: skip
     assert set(suites.triples("training_worst", AT, DIGITS)) == {
         ("worst", which, "test") for _, which, _ in asked}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_is_a_suite_of_its_own(name):
+    assert suites.triples(name, AT, SMOKE) == ((name, "last", "test"),)
 
 
 def test_suites_combine_and_ask_each_thing_once():
@@ -129,6 +137,11 @@ def test_every_suite_has_its_rows_once(at):
         )
 
 
+def test_the_rows_of_a_measure_are_of_the_quantities_its_record_names(at):
+    for asked, part in at.measured().groupby("asked"):
+        assert not MEASURES[asked].columns or set(part.measure) == set(MEASURES[asked].columns)
+
+
 def test_radii_are_the_other_ones(at):
     table = rows(at, "radii").groupby("measure").xi.unique().apply(list).to_dict()
     assert table == {
@@ -145,8 +158,8 @@ def test_both_protocols_of_the_worst_case_differ_by_their_references(at):
     assert paper.value < matched.value and paper["std"] == matched["std"]
     assert (matched.attack, paper.attack) == ("joint3", "joint3-paper")
     old = replace(SMOKE, protocol=replace(SMOKE.protocol, worst="paper"))
-    subject = measurements.Subject(at.model(), at.data, old, "test")
-    alone = {row["measure"]: row for row in measurements.worst(subject)}
+    subject = Subject(at.model(), at.data, old, "test")
+    alone = {row["measure"]: row for row in worst(subject)}
     assert set(alone) == {"worst_flatness_rloss", "worst_flatness_loss"}
     assert alone["worst_flatness_rloss"]["attack"] == "joint3-paper"
     assert alone["worst_flatness_rloss"]["value"] == pytest.approx(paper.value, abs=1e-5)

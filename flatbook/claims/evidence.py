@@ -9,17 +9,13 @@ import pandas as pd
 from flatbook import published
 from flatlib import runs
 from flatlib.files import paths
-from flatlib.runs import measurements, results
+from flatlib.records import MEASURES, columns
+from flatlib.runs import results
 from flatlib.training import profiles
 
 KEYS = {"models": ["method"], "robustbench": ["method"], "curves": ["method", "epoch"],
         "snapshots": ["method", "epoch"], "versions": ["method", "which"]}  # fmt: skip
 GIVEN = ("wide", "history", "tidy", "versions", "robustbench")
-DIFFERENCES = {  # column -> what it is the difference of
-    "rloss_overfitting": ("rloss_test_pgd", "rloss_early_stop_pgd"),
-    "rerr_overfitting": ("rerr_test_aa", "rerr_early_stop_aa"),
-    "rloss_gap": ("rloss_test_pgd", "rloss_train_pgd"),
-}
 
 
 def tables(source):
@@ -55,7 +51,7 @@ def gather(methods="all", profile=profiles.DEFAULT, seeds=(0,), source="auto", w
         chosen = runs.select(methods, profile, seeds)
         tidy, history = results.read(paths.RESULTS / chosen[0].profile.name)
         keys = {run.key for run in chosen}
-        now = {name: chosen[0].protocol(name) for name in measurements.MEASURES}
+        now = {name: chosen[0].protocol(name) for name in MEASURES}
         tidy = tidy[tidy.key.isin(keys) & (tidy.protocol == tidy.asked.map(now))]
         history = history[history.key.isin(keys)]
         if tidy.empty:
@@ -92,13 +88,10 @@ def models(wide, tidy=()):
     if len(tidy):
         tidy = tidy[(tidy["which"] == "last") & (tidy["split"] == "test")]
         lines = tidy["measure"].str.startswith("line_")
-        extras = _pivot(tidy[tidy["asked"].isin(["hessian", "radii"])], None, keys)
+        extras = _pivot(tidy, None, keys)
         for extra in (extras, _rises(tidy[lines], keys)) if lines.any() else (extras,):
             df = df.join(extra[[column for column in extra if column not in df]])
-    for name, (more, less) in DIFFERENCES.items():
-        if more in df and less in df:
-            df[name] = df[more] - df[less]
-    return df.reset_index()
+    return columns.differences(df).reset_index()
 
 
 def means(name, table):
@@ -125,14 +118,11 @@ def printed():
 
 
 def _pivot(tidy, extra, keys=("method", "seed")):
-    """A row per key (and `extra`), a column per measure, named as in the printed tables."""
+    """A row per key (and `extra`), the columns named as in the printed tables."""
     keys = [*keys, *([extra] if extra else [])]
-    tidy = tidy[~tidy["measure"].str.startswith(("line_", "choice_"))]
-    columns = [_column(row) for row in tidy.itertuples()]
-    tidy = tidy.assign(column=pd.Series(columns, index=tidy.index, dtype=object))
-    tidy = tidy.drop_duplicates([*keys, "column"])
-    table = tidy.pivot(index=keys, columns="column", values="value").rename_axis(columns=None)
-    _name_ends(table)
+    named = columns.named(tidy).drop_duplicates([*keys, "column"])
+    table = named.pivot(index=keys, columns="column", values="value").rename_axis(columns=None)
+    table = columns.ends(table)
     return table.reset_index() if extra else table
 
 
@@ -140,27 +130,6 @@ def _several(tidy, which, key):
     """Models whose name fits `which`, a row each, of the networks that have more than one."""
     table = _pivot(tidy[tidy["which"].str.fullmatch(which)], key)
     return table[table.groupby(["method", "seed"])[key].transform("nunique") > 1]
-
-
-def _name_ends(table):
-    """Columns "<measure>@smallest" and "@largest", copies of those of the outermost radii."""
-    at = [column.split("@") for column in table if "@" in column]
-    for measure in {measure for measure, _ in at}:
-        radii = sorted((radius for name, radius in at if name == measure), key=float)
-        table[f"{measure}@smallest"] = table[f"{measure}@{radii[0]}"]
-        table[f"{measure}@largest"] = table[f"{measure}@{radii[-1]}"]
-
-
-def _column(row):
-    """The column of a tidy row, whichever version of the model it is of."""
-    train = row.split == "train"
-    if "flatness" in row.measure:
-        at = f"@{row.xi:g}" if row.asked == "radii" else ""
-        return row.measure + ("_train" if train else "") + at
-    if row.asked == "hessian":
-        return row.measure + ("_train" if train else "")
-    attack = {"none": "", "aa": "_aa"}.get(row.attack, "_pgd")
-    return f"{row.measure}_{row.split}{attack}"
 
 
 def _rises(lines, keys):

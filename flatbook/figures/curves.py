@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from flatbook.training_curves import DIRECTIONS
-from flatbook.figures.plots import NAMES, panels, style
+from flatbook.figures.plots import axis_label, panels, style
 
 # Hues of Okabe & Ito and of Tol.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255",
@@ -122,7 +122,7 @@ def slices(df, y="rloss", x="s", direction="direction", ax=None, label="", color
             ax.plot(line[x], line[y], color=color, linewidth=0.7, alpha=0.45)
         mean = df.groupby(x)[y].mean()
         ax.plot(mean.index, mean, color=color, label=label or None)
-        ax.set(xlabel="step s along the direction", ylabel=NAMES.get(y, y))
+        ax.set(xlabel="step s along the direction", ylabel=axis_label(y))
         if label:
             ax.legend(loc="best")
     return ax
@@ -280,7 +280,7 @@ def _legend(ax, place, handles=None):
 
 
 def _progress(ax, what):
-    ax.set(xlabel="epoch / epochs", ylabel=NAMES[what], xlim=(0, 1))
+    ax.set(xlabel="epoch / epochs", ylabel=axis_label(what), xlim=(0, 1))
     ax.xaxis.set_major_formatter("{x:g}")
     if what == "rerr":
         ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

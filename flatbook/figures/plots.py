@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from flatlib.files import atomic, progress
+from flatlib.records import columns
 from flatbook.figures.labels import write_labels
 from flatbook.figures.style import style
 
@@ -24,29 +25,11 @@ FAMILIES = {  # colour and marker; hues of Okabe & Ito and of Tol, told apart by
     "activation": ("#999933", "h"), "RobustBench": ("#777777", ">"), "yours": ("#E8000B", "*"),
 }  # fmt: skip
 OTHER = ("#555555", "o")  # a family that is not listed
-NAMES = {"err": "Err", "rerr": "RErr", "loss": "Loss", "rloss": "RLoss"}
-ATTACKS = {"pgd": "PGD", "aa": "AutoAttack"}
-FLATNESS_OF = {"_train": " (train)", "_early_stop": " (early stopping)",
-               "_over_draws": ", std over draws", "_paper": " (the paper's protocol)"}  # fmt: skip
-
-CAPTIONS = {  # parts of a caption by measure, filled in from a row of a tidy table
-    "rloss": "RLoss by {attack}",
-    "avg_flatness_rloss": "average-case flatness at ξ = {xi:g}, {draws:.0f} draws, {attack}",
-    "worst_flatness_rloss": "worst-case flatness at ξ = {xi:g}, {draws:.0f} starts",
-}
 
 
-def axis_label(column):
-    """A wide column's name in the field's words: "RLoss (test, PGD)"; steps belong in a caption."""
-    flat = re.fullmatch(r"(avg|worst)_flatness_(r?loss)(_\w+)?", column)
-    if flat and flat[3] in (None, *FLATNESS_OF):
-        case, xi = ("average", 0.5) if flat[1] == "avg" else ("worst", 0.003)
-        return f"{case}-case flatness in {NAMES[flat[2]]}{FLATNESS_OF.get(flat[3], '')}, ξ = {xi}"
-    plain = re.fullmatch(r"(r?err|r?loss)_(test|train|early_stop)(?:_(pgd|aa))?", column)
-    if not plain:
-        return column
-    words = [plain[2].replace("early_stop", "test, early stopping"), ATTACKS.get(plain[3])]
-    return f"{NAMES[plain[1]]} ({', '.join(word for word in words if word)})"
+def axis_label(column, df=None):
+    """A wide column in the field's words, "RLoss (test, PGD)"; df: its table, which knows ξ."""
+    return columns.words(column, {} if df is None else df.attrs.get("xi"))
 
 
 def panels(rows=1, columns=1, width=6.0, height=4.4, legend=0.0, gap=0.62):
@@ -125,7 +108,7 @@ def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=Tru
         families = lit["family"] if "family" in lit else pd.Series("", index=lit.index)
         for family, part in lit.groupby(families, sort=False):
             _points(ax, part, x, y, family)
-        name_axes(ax, x, y)
+        name_axes(ax, df, x, y)
         for part in _parts(df, x, fit):
             _line(ax, part[x], part[y])
         if legend and "family" in lit:
@@ -166,9 +149,9 @@ def _crop(ax, df, x, y):
                edgecolors="#777777", linewidths=0.9, clip_on=False, zorder=4)  # fmt: skip
 
 
-def name_axes(ax, x, y):
-    """Label both axes by the columns they show; errors in percent."""
-    ax.set(xlabel=axis_label(x), ylabel=axis_label(y))
+def name_axes(ax, df, x, y):
+    """Label both axes by the columns of df they show; errors in percent."""
+    ax.set(xlabel=axis_label(x, df), ylabel=axis_label(y, df))
     for axis, column in ((ax.xaxis, x), (ax.yaxis, y)):
         if column.startswith(("err_", "rerr_")):
             axis.set_major_formatter(PercentFormatter(xmax=1))
@@ -238,14 +221,14 @@ def caption(tidy):
              f"seed{'s' * (', ' in seeds)} {seeds}, on {images} images"]  # fmt: skip
     if isinstance(row.get("images"), str):
         parts[0] += f" of {row['images']}"
-    for measure, words in CAPTIONS.items():
-        rows = tidy[(tidy["measure"] == measure) & ~tidy["attack"].isin(["aa", "none"])]
-        if len(rows):
+    for measure, column in columns.quantities().items():
+        rows = tidy[(tidy["measure"] == measure) & (tidy["attack"] != "aa")]
+        if column.how and len(rows):
             row = rows.iloc[0].copy()
             row["attack"] = re.sub(r"pgd(\d+)x(\d+)", r"PGD-\1 × \2", row["attack"])
             fewer = "" if row["n"] == sizes[row["split"]] else " on the first {n}"
             paper = " by the paper's protocol" if row["attack"].endswith("-paper") else ""
-            parts.append((words + fewer).format_map(row) + paper)
+            parts.append((column.how + fewer).format_map(row) + paper)
     parts += [tidy.attrs["lacking"]] if "lacking" in tidy.attrs else []
     return "; ".join(parts) + "."
 

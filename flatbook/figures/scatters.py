@@ -48,7 +48,7 @@ def sweeps(df, names, x, y, ax=None, base="at", labels=True, legend=True, single
             size = 110 if marker == "*" else 45
             ax.scatter(row[x], row[y], s=size, color=color, marker=marker, edgecolors="white",
                        linewidths=0.6, label=row["label"], zorder=4)  # fmt: skip
-        plots.name_axes(ax, x, y)
+        plots.name_axes(ax, df, x, y)
         if legend:
             key(ax.figure)
         drawn = pd.concat([*parts.values(), lone])
@@ -101,7 +101,7 @@ def pairs(df, before, after, ax=None, highlight=None, legend=True):
             ax.scatter(x, y, s=size, color=color, marker=marker, linewidths=0, zorder=rank)
             ax.scatter(xx, yy, s=size, facecolors="white", edgecolors=color, marker=marker,
                        linewidths=1.0, zorder=rank + 0.2)  # fmt: skip
-        plots.name_axes(ax, *before)
+        plots.name_axes(ax, df, *before)
         if legend:
             plots.family_legend(ax.figure, df.loc[lit, "family"])
     return ax

@@ -9,6 +9,7 @@ import torch
 from flatlib import checks
 from flatlib.catalogue import CATALOGUE, GROUPS
 from flatlib.files import paths, progress
+from flatlib.records import columns
 from flatlib.runs import campaign, results, robustbench, suites
 from flatlib.runs.run import Run
 from flatlib.training import profiles
@@ -188,30 +189,22 @@ def gathered(chosen: list[Run], suite="default") -> tuple[pd.DataFrame, pd.DataF
     return measure(chosen, suite), results.histories(chosen)
 
 
-# What enters a wide table: measurements with a column of their own in the published tables.
-_WIDE = ("robustness", "autoattack", "average", "worst", "hessian")
-
-
 def wide(tidy: pd.DataFrame) -> pd.DataFrame:
     """A row per (method, seed), the columns named as in the published tables (fractions, nats).
 
-    Flatness is the protocol's own radius, with its standard deviation over weight draws as
-    "<flatness>_std"; of the models only the last and the early-stopped one enter. Where the
-    protocol itself takes several radii, its first one counts.
+    Flatness is that at the protocol's own radius, kept in ``attrs["xi"]`` by column, and what
+    varies has its standard deviation (of flatness, over weight draws) as "<column>_std". Of the
+    models only the last and the early-stopped one enter. Where the protocol itself takes several
+    radii, its first one counts.
     """
-    table = tidy[tidy.asked.isin(_WIDE) & tidy.which.isin(("last", "early_stopped"))]
-    table = table.assign(column=[_column(row) for row in table.itertuples()])
-    spread = table[table.measure.str.contains("flatness")]
-    spread = spread.assign(column=[f"{c}_std" for c in spread.column], value=spread["std"])
-    table = pd.concat([table, spread]).drop_duplicates(["method", "seed", "column"])
-    return table.pivot(index=["method", "seed"], columns="column", values="value").rename_axis(
-        columns=None
+    tidy = tidy.reindex(columns=[*dict.fromkeys((*tidy, "std", "xi"))])  # not all measures have them
+    table = columns.named(tidy[tidy.which.isin(("last", "early_stopped"))])
+    table = table[~table.column.str.contains("@")]
+    table = table.drop_duplicates(["method", "seed", "column"])
+    spread = table[table["std"].notna()]
+    spread = spread.assign(column=spread.column + "_std", value=spread["std"])
+    found = pd.concat([table, spread]).pivot(
+        index=["method", "seed"], columns="column", values="value"
     )
-
-
-def _column(row) -> str:
-    early, train = row.which == "early_stopped", row.split == "train"
-    if "flatness" in row.measure or row.asked == "hessian":
-        return row.measure + ("_train" if train else "") + ("_early_stop" if early else "")
-    attack = "" if row.attack == "none" else "_aa" if row.attack == "aa" else "_pgd"
-    return row.measure + ("_early_stop" if early else f"_{row.split}") + attack
+    found.attrs["xi"] = columns.radii(table)
+    return found.rename_axis(columns=None)

@@ -11,7 +11,8 @@ from flatlib.attacks.attack import Attack
 from flatlib.attacks.pgd import PGD
 from flatlib.fast.forward import freeze
 from flatlib.files.atomic import Damaged
-from flatlib.runs.measurements import MEASURES, WEIGHT_STEP, Size
+from flatlib.records import MEASURES
+from flatlib.records.measure import WEIGHT_STEP, Size
 from flatlib.training import profiles
 from flatlib.training.profiles import Profile
 

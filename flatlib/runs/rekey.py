@@ -25,13 +25,16 @@ _QUESTION = """
 import json, sys
 from flatlib import runs
 try:
-    from flatlib.runs import measurements as measures
-except ImportError:  # before the modules had rooms
-    from flatlib import measures
+    from flatlib.records import MEASURES
+except ImportError:  # where measures have no records of their own, or modules no rooms
+    try:
+        from flatlib.runs.measurements import MEASURES
+    except ImportError:
+        from flatlib.measures import MEASURES
 profile, methods, seeds = json.loads(sys.argv[1])
 chosen = runs.select(methods, profile, seeds)
 keys = {f"{run.name} {run.seed}": run.key for run in chosen}
-protocols = {name: chosen[0].protocol(name) for name in measures.MEASURES}
+protocols = {name: chosen[0].protocol(name) for name in MEASURES}
 print(json.dumps([keys, protocols]))
 """
 

@@ -19,8 +19,9 @@ from flatlib.files.atomic import Damaged
 from flatlib.files.provenance import provenance
 from flatlib.keys import digest
 from flatlib.networks import parts
-from flatlib.runs import measurements, suites
-from flatlib.runs.subject import Subject
+from flatlib.records import MEASURES
+from flatlib.records.subject import Subject
+from flatlib.runs import suites
 from flatlib.training import early_stopping, profiles, snapshots
 from flatlib.training.methods import Method, differences
 from flatlib.training.profiles import Profile
@@ -73,7 +74,7 @@ class Run:
 
     def protocol(self, measure: str) -> str:
         """Six hex digits of how the profile takes this measure: part of every row."""
-        return digest(measurements.MEASURES[measure].protocol(self.profile), 6)
+        return digest(MEASURES[measure].protocol(self.profile), 6)
 
     @property
     def folder(self) -> Path:
@@ -240,7 +241,7 @@ class Run:
 
     def current(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a tidy table whose measure was taken by the profile's present protocol."""
-        now = {measure: self.protocol(measure) for measure in measurements.MEASURES}
+        now = {measure: self.protocol(measure) for measure in MEASURES}
         return table[table.protocol == table.asked.map(now)]
 
     def wanted(self, suite="default") -> tuple[suites.Triple, ...]:
@@ -280,7 +281,7 @@ class Run:
             subjects.clear()  # one model at a time
             model = snapshots.finite(self.model(which), f"{self.name}, {which}")
             subjects[where] = Subject(model, self.data, self.profile, split)
-        rows = pd.DataFrame(measurements.MEASURES[name].rows(subjects[where]))
+        rows = pd.DataFrame(MEASURES[name].rows(subjects[where]))
         about = {"method": self.name, "profile": self.profile.name, "seed": self.seed}
         about |= {"images": self.data.origin} if self.data.origin else {}
         about |= {"key": self.key, "weights": snapshots.weights(subjects[where].model)}

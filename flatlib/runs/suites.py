@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from flatlib import checks
-from flatlib.runs import measurements
+from flatlib.records import MEASURES
 from flatlib.training import profiles
 from flatlib.training.methods import Method
 from flatlib.training.profiles import Profile
@@ -31,14 +31,10 @@ _SCALED = tuple(
         ("hessian", "test"), ("lines", "test"),
     )
 )  # fmt: skip
-FIXED = {
+# Every measure is a suite of its own name besides: of the last model, on test images.
+FIXED = {name: ((name, "last", "test"),) for name in MEASURES} | {
     "default": DEFAULT,
-    "radii": (("radii", "last", "test"),),  # Fig. 14
-    "hessian": (("hessian", "last", "test"),),  # Tab. 2
-    "lines": (("lines", "last", "test"),),  # Fig. 4, 10, 11
-    "offsets": (("offsets", "last", "test"),),  # flatness at radius 0
     "scaled": _SCALED,  # Fig. 15, Tab. 2
-    "choices": (("choices", "last", "test"),),  # where paper and released code disagree
 }
 # Taken of snapshots through training and of the last model: (measure, which images).
 THROUGH = {
@@ -61,7 +57,7 @@ def triples(suite, method: Method, profile: Profile) -> tuple[Triple, ...]:
     for part in suite:
         found |= dict.fromkeys(_named(part, method, profile) if isinstance(part, str) else [part])
     for measure, which, split in found:
-        checks.choice("measure", measure, measurements.MEASURES)
+        checks.choice("measure", measure, MEASURES)
         check_which(which)
         checks.choice("split", split, ("test", "train"))
     return tuple(found)

@@ -43,6 +43,7 @@ from flatbook import claims, live, relations
 from flatbook.figures import explorer, plots, scatters
 from flatlib import runs
 from flatlib.files import paths
+from flatlib.records.columns import differences
 
 pd.set_option("display.max_colwidth", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
@@ -72,10 +73,8 @@ Markdown(shown.caption)
 # %% tags=["hide-input"]
 printed = pd.concat([relations.printed(), relations.robustbench()])
 printed, ours, mine = (
-    None if df is None else df.assign(
-        rloss_gap=df[Y] - df["rloss_train_pgd"],
-        rloss_overfitting=df[Y] - df["rloss_early_stop_pgd"],
-    ) for df in (printed, relations.means(wide), mine)
+    None if df is None else differences(df)
+    for df in (printed, relations.means(wide), mine)
 )
 
 # %% [markdown]

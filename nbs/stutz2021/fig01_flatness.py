@@ -75,7 +75,7 @@ table = published.compare(wide, [Y, X])
 names = published.stutz2021()["label"].to_dict()
 table = table.rename(index=names).rename_axis(None)
 for column in (Y, X):
-    display(Markdown(f"**{plots.axis_label(column)}**"))
+    display(Markdown(f"**{plots.axis_label(column, wide)}**"))
     display(table[column].round(2))
 
 # %% [markdown]

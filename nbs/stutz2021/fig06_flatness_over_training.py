@@ -48,10 +48,10 @@ from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = ["at", "ssl4", "awp0.01", "unlabeled"]
-X, X2, Y = "avg_flatness_rloss", "worst_flatness_rloss", "rloss_test"
+X, X2, Y = "avg_flatness_rloss", "worst_flatness_rloss", "rloss_test_pgd"
 PANELS = {  # axis label: what is drawn over the epochs (label, colour, line)
     "RLoss": {Y: ("test", "#0072B2", "-"),
-              "rloss_train": ("train", "#56B4E9", ":")},
+              "rloss_train_pgd": ("train", "#56B4E9", ":")},
     "average case": {X: ("average-case flatness in RLoss", "#000000", "-")},
     "worst case": {X2: ("worst-case flatness in RLoss", "#D55E00", "-")},
     "λ_max": {"lambda_max": ("λ_max of the clean loss", "#009E73", "-")},
@@ -88,9 +88,10 @@ Markdown(f"{plots.caption(measures)} {training_curves.described(measures)}")
 # %%
 names = relations.printed()["label"].to_dict()
 headings = {
-    "rloss_test_pgd": "RLoss, test, last",
+    Y: "RLoss, test, last",
     "rloss_early_stop_pgd": "RLoss, test, early-stopped",
-    X: plots.axis_label(X), X2: plots.axis_label(X2), "lambda_max": "λ_max",
+    X: plots.axis_label(X, wide), X2: plots.axis_label(X2, wide),
+    "lambda_max": "λ_max",
 }
 curvature = published.table2()["lambda_max"] / published.SUMMED
 printed = published.stutz2021().join(curvature)

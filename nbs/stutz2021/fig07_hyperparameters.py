@@ -70,7 +70,7 @@ table = table[table.index.isin(["at", *swept])]
 names = published.stutz2021()["label"].to_dict()
 table = table.rename(index=names).rename_axis(None)
 for column in (Y, X):
-    display(Markdown(f"**{plots.axis_label(column)}**"))
+    display(Markdown(f"**{plots.axis_label(column, wide)}**"))
     display(table[column].round(2))
 
 # %% [markdown]

@@ -83,9 +83,9 @@ Markdown(
 table = published.compare(wide, [RERR, WORST])
 names = published.stutz2021()["label"].to_dict()
 table = table.rename(index=names).rename_axis(None)
-display(Markdown(f"**{plots.axis_label(RERR)}, in %**"))
+display(Markdown(f"**{plots.axis_label(RERR, wide)}, in %**"))
 display(table[RERR].mul(100).round(1))
-display(Markdown(f"**{plots.axis_label(WORST)}**"))
+display(Markdown(f"**{plots.axis_label(WORST, wide)}**"))
 display(table[WORST].round(2))
 
 # %% [markdown]

@@ -45,6 +45,7 @@ from flatbook import claims, published, relations
 from flatbook.figures import plots, scatters
 from flatlib import runs
 from flatlib.files import paths
+from flatlib.records.columns import differences
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
@@ -75,14 +76,8 @@ Markdown(plots.caption(measures))
 # seeds.
 
 # %%
-robustbench = relations.robustbench()
-printed, networks, robustbench = (
-    df.assign(rloss_gap=df[RLOSS] - df["rloss_train_pgd"])
-    for df in (relations.printed(), wide, robustbench)
-)
-printed, networks = (
-    df.assign(rloss_overfitting=df[RLOSS] - df[STOPPED])
-    for df in (printed, networks)
+printed, networks, robustbench = map(
+    differences, (relations.printed(), wide, relations.robustbench())
 )
 ours = relations.means(networks)
 

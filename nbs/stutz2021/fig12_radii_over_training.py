@@ -49,10 +49,10 @@ from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = [(0.25, 0.001), (0.5, 0.003), (0.75, 0.005)]  # average, worst case
-Y = "rloss_test"
+Y = "rloss_test_pgd"
 LINES = {  # what is drawn over the epochs: label, colour, line
     Y: ("RLoss, test", "#0072B2", "-"),
-    "rloss_train": ("RLoss, train", "#56B4E9", ":"),
+    "rloss_train_pgd": ("RLoss, train", "#56B4E9", ":"),
     "avg_flatness_rloss": ("average case, RLoss", "#000000", "-"),
     "avg_flatness_loss": ("average case, Loss", "#777777", "--"),
     "worst_flatness_rloss": ("worst case, RLoss", "#D55E00", "-"),
@@ -81,12 +81,13 @@ Markdown(f"{plots.caption(own)} {training_curves.described(measures)}")
 
 # %%
 printed = published.stutz2021()
-last = tables[PAIRS[1]].groupby(["method", "seed"]).last()
+usual = tables[PAIRS[1]]
+last = usual.groupby(["method", "seed"]).last()
 last = last[[column for column in FLAT if column in last]]
 table = published.compare(last, FLAT, printed).loc[name].unstack()
 parts = ["published", "measured", "std", "difference"]
 table = table.reindex(FLAT, columns=parts).dropna(axis=1, how="all")
-table.rename(plots.axis_label).round(2)
+table.rename(lambda column: plots.axis_label(column, usual)).round(2)
 
 # %% [markdown]
 # How each measure goes together with test RLoss over the snapshots, as

@@ -52,7 +52,7 @@ SHOWN = (
     "at batch8 cyclic4 wd0.05 smooth0.3 noise0.3 awp0.01 trades6 mart6 ssl4 "
     "autoaugment unlabeled"
 ).split()
-X, Y = "avg_flatness_rloss", "rloss_test"
+X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 
 # %% [markdown]
 # ## Runs
@@ -78,7 +78,7 @@ Markdown(plots.caption(measures))
 
 # %%
 names = relations.printed()["label"].to_dict()
-headings = {X: plots.axis_label(X), "rloss_test_pgd": "RLoss, test"}
+headings = {X: plots.axis_label(X, wide), Y: "RLoss, test"}
 beside = published.compare(wide, list(headings)).reindex(shown)
 beside = beside.rename(index=names).rename_axis(None)
 for column, heading in headings.items():

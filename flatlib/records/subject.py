@@ -28,10 +28,14 @@ class Subject:
         self.x, self.y = part.first(profile.test)
         self.data = data
 
+    def attack(self, steps: int) -> PGD:
+        """PGD with one start in the ball of the profile's threat model."""
+        return PGD(steps=steps).within(self.profile.threat)
+
     @property
     def pgd(self) -> PGD:
         """One start, as inside average-case flatness."""
-        return PGD(eps=self.profile.eps, steps=self.protocol.steps)
+        return self.attack(self.protocol.steps)
 
     def generator(self, measure: str) -> torch.Generator:
         seed = int.from_bytes(hashlib.sha256(f"{measure}/{self.split}".encode()).digest()[:8]) >> 1

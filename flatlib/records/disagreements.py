@@ -12,6 +12,8 @@ from flatlib.fast.forward import exact, freeze
 from flatlib.losses import cross_entropy
 from flatlib.measures.flatness import average_flatness, robust_loss, worst_flatness
 from flatlib.modes import mode
+from flatlib.records.measure import WEIGHT_STEP, Measure, Size
+from flatlib.records.subject import Subject
 from flatlib.weights import Weights, add, detached, layers, sample
 
 AVERAGE = "choice/average"  # the random stream of all variants of the average case
@@ -25,13 +27,13 @@ LENGTHS = {  # choice -> length of nu relative to the radius, for u uniform in [
 }
 
 
-def choices(s) -> list[dict]:
-    """Rows "choice_<what>_<how>" for a subject of `measures`: value, and where it varies std."""
+def choices(s: Subject) -> list[dict]:
+    """Rows "choice_<what>_<how>": value, and where it varies std."""
     few = s.first(s.protocol.flatness_images)
     return _average(few) + _worst(few) + _restarts(s)
 
 
-def _average(s) -> list[dict]:
+def _average(s: Subject) -> list[dict]:
     """Average-case flatness: nu for each batch or for all images; on the sphere or inside it.
 
     Those inside are the same nu made shorter, so that only their length makes the difference.
@@ -60,7 +62,7 @@ def _average(s) -> list[dict]:
     return rows
 
 
-def _inside(s, length, g: torch.Generator, lengths: torch.Generator) -> Tensor:
+def _inside(s: Subject, length, g: torch.Generator, lengths: torch.Generator) -> Tensor:
     """RLoss (draws,) under weights moved by xi ||w_l|| length(u, d) in every layer of d numbers.
 
     ``g`` is used as in `average_flatness`: without shortening both would give the same.
@@ -80,7 +82,7 @@ def _shorter(nu: Weights, length, g: torch.Generator) -> Weights:
     return {k: v * length(shares[k], v.numel()) for k, v in nu.items()}
 
 
-def _worst(s) -> list[dict]:
+def _worst(s: Subject) -> list[dict]:
     """Worst-case flatness: the paper's way, the code's way, and one difference at a time."""
     p = s.protocol
     xi, lr = p.worst_xi[0], p.worst_lr
@@ -95,17 +97,17 @@ def _worst(s) -> list[dict]:
     for name, (scope, radius, step) in ways.items():
         flat = worst_flatness(
             s.model, s.x, s.y, s.profile.eps, radius, p.steps, p.worst_restarts, s.generator(name),
-            lr_w=step, scope=scope, protocol="paper", reference=s.report.robust_loss,
+            norm=s.profile.norm, lr_w=step, scope=scope, protocol="paper", reference=s.report.robust_loss,
         )  # fmt: skip
         about = {"std": flat.std, "xi": radius, "scope": scope, "draws": p.worst_restarts}
         rows.append(s.row(name, flat.value, f"joint{p.steps}-paper", **about))
     return rows
 
 
-def _restarts(s) -> list[dict]:
+def _restarts(s: Subject) -> list[dict]:
     """RLoss with the start of highest loss per image, and with that of the surest wrong class."""
     p, g = s.protocol, s.generator("choice/restarts")
-    attack = PGD(eps=s.profile.eps, steps=p.steps)
+    attack = s.pgd
     parts = [_starts(s, attack, x, y, g) for x, y in zip(s.x.split(BATCH), s.y.split(BATCH))]
     losses, wrong = (torch.cat(column, 1) for column in zip(*parts))  # (restarts, N) each
     chosen = {"loss": losses.argmax(0), "wrong": wrong.argmax(0)}
@@ -116,7 +118,7 @@ def _restarts(s) -> list[dict]:
     ]
 
 
-def _starts(s, attack: PGD, x: Tensor, y: Tensor, g) -> tuple[Tensor, Tensor]:
+def _starts(s: Subject, attack: PGD, x: Tensor, y: Tensor, g) -> tuple[Tensor, Tensor]:
     """Cross-entropy and largest probability of a wrong class: (restarts, n) each."""
     found = []
     with mode(s.model, training=False):
@@ -127,3 +129,18 @@ def _starts(s, attack: PGD, x: Tensor, y: Tensor, g) -> tuple[Tensor, Tensor]:
                 others = z.softmax(1).scatter(1, y[:, None], 0)
                 found.append((cross_entropy(z, y), others.amax(1)))
     return tuple(torch.stack(column) for column in zip(*found))
+
+
+def cost(s: Size) -> float:
+    """Four variants of the average case, two reports, five of the worst case."""
+    p = s.protocol
+    averages = 4 * p.draws * s.flat + 2 * p.restarts * s.n
+    return averages * s.pgd + 5 * p.worst_restarts * WEIGHT_STEP * p.steps * s.flat
+
+
+CHOICES = Measure(
+    "choices", choices, cost,
+    uses=("steps", "restarts", "xi", "draws", "worst_xi", "worst_restarts", "worst_lr",
+          "flatness_images"),
+    columns={},
+)  # fmt: skip
