@@ -134,7 +134,7 @@ def test_measuring_a_network_needs_no_tables_plots_or_clusters():
 
 def test_plots_are_data_in_axes_out():
     files = {"flatlib.files.atomic", "flatlib.files.progress"}
-    words = {"flatlib.records.columns", "flatbook.figures.labels"}
+    words = {"flatlib.records.columns", "flatbook.figures.labels", "flatbook.figures.style"}
     assert own_imports(FLATBOOK / "figures/plots.py") <= words | files
     own = {"flatbook.figures.plots", "flatbook.training_curves"}
     assert own_imports(FLATBOOK / "figures/curves.py") <= own
@@ -249,7 +249,7 @@ def third_party(paths):
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.split(".")[0])
     own = {p.stem for p in paths} | {p.name for p in ROOT.iterdir() if p.is_dir()}
-    return {DISTRIBUTION.get(n, n).lower() for n in names - own - set(sys.stdlib_module_names)}
+    return {DISTRIBUTION.get(n, n).lower().replace("_", "-") for n in names - own - set(sys.stdlib_module_names)}
 
 
 def test_everything_imported_is_pinned():

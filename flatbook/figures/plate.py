@@ -1,5 +1,5 @@
-"""A finished figure on a page: SVG that follows the page's light and dark, a caption, an alternative
-text, and its files (SVG, PDF, PNG, and the numbers as CSV).
+"""A finished figure on a page: an SVG in the page's light and dark colours, a caption, a text for
+those who do not see it, and its files (SVG, PDF, PNG, the numbers as CSV).
 """
 
 import io

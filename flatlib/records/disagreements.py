@@ -97,7 +97,8 @@ def _worst(s: Subject) -> list[dict]:
     for name, (scope, radius, step) in ways.items():
         flat = worst_flatness(
             s.model, s.x, s.y, s.profile.eps, radius, p.steps, p.worst_restarts, s.generator(name),
-            norm=s.profile.norm, lr_w=step, scope=scope, protocol="paper", reference=s.report.robust_loss,
+            norm=s.profile.norm, lr_w=step, scope=scope, protocol="paper",
+            reference=s.report.robust_loss,
         )  # fmt: skip
         about = {"std": flat.std, "xi": radius, "scope": scope, "draws": p.worst_restarts}
         rows.append(s.row(name, flat.value, f"joint{p.steps}-paper", **about))

@@ -197,7 +197,7 @@ def wide(tidy: pd.DataFrame) -> pd.DataFrame:
     models only the last and the early-stopped one enter. Where the protocol itself takes several
     radii, its first one counts.
     """
-    tidy = tidy.reindex(columns=[*dict.fromkeys((*tidy, "std", "xi"))])  # not all measures have them
+    tidy = tidy.reindex(columns=[*dict.fromkeys((*tidy, "std", "xi"))])  # not all have them
     table = columns.named(tidy[tidy.which.isin(("last", "early_stopped"))])
     table = table[~table.column.str.contains("@")]
     table = table.drop_duplicates(["method", "seed", "column"])

@@ -20,9 +20,11 @@ from filelock import FileLock
 from flatlib.files import atomic, paths
 from flatlib.runs import results
 
-# Asked of either checkout: "at 0" -> its key, "average" -> its protocol.
+# Asked of either checkout: "at 0" -> its key, "average" -> its protocol. What a checkout lacks must
+# not come from an installed copy, which setuptools finds for one installed in place.
 _QUESTION = """
 import json, sys
+sys.meta_path[:] = [f for f in sys.meta_path if "Editable" not in getattr(f, "__name__", "")]
 from flatlib import runs
 try:
     from flatlib.records import MEASURES

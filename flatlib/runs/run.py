@@ -1,4 +1,4 @@
-"""One run: a method trained at a profile from a seed, its folder, snapshots and measurements."""
+"""One run: a method trained at a profile from a seed, its folder, snapshots, measurements."""
 
 import json
 import time
@@ -59,9 +59,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Ten hex digits of what decides the training: differences from AT, the profile's settings,
-        seed.
-        """
+        """Ten hex digits of what decides the training: method, the profile's settings, seed."""
         return digest(self.identity, 10)
 
     @property
