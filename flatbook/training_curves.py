@@ -83,18 +83,23 @@ def versions(tidy):
 
 
 def rises(tidy):
-    """How much RLoss grows along lines, a row per model, a column per kind of direction.
+    """How much RLoss grows along lines, a row per model and seed, a column per kind of direction.
 
-    tidy: as `versions` gives it. The value at the ends, s = -1 and 1 (adversarial directions: s = 1
-    alone), minus that at s = 0; seeds are averaged.
+    tidy: as `versions` gives it. The value at the end of a line minus that at s = 0. A random
+    direction or an eigenvector could as well be drawn with the other sign, so its end is the mean
+    of s = -1 and 1. An adversarial direction has a sign: it is where RLoss was made to grow, so its
+    end is s = 1, and the paper draws no other half (Fig. 4).
     """
-    lines, rows = tidy[tidy["measure"].isin(list(DIRECTIONS))], {}
-    for (model, measure), line in lines.groupby(["model", "measure"], sort=False):
-        mean = line.groupby("at")["value"].mean()
-        left, here, right = np.interp([-1, 0, 1], mean.index, mean)
+    rows = []
+    lines = tidy[tidy["measure"].isin(list(DIRECTIONS))]
+    for (model, seed, measure), line in lines.groupby(["model", "seed", "measure"]):
+        line = line.sort_values("at")
+        left, here, right = np.interp([-1, 0, 1], line["at"], line["value"])
         end = right if measure == "line_adversarial" else (left + right) / 2
-        rows.setdefault(model, {})[measure] = end - here
-    return pd.DataFrame.from_dict(rows, orient="index")
+        rows.append((model, seed, measure, end - here))
+    table = pd.DataFrame(rows, columns=["model", "seed", "measure", "rise"])
+    table = table.pivot(index=["model", "seed"], columns="measure", values="rise")
+    return table[[kind for kind in DIRECTIONS if kind in table]].rename_axis(columns=None)
 
 
 def described(tidy):

@@ -282,14 +282,15 @@ def test_what_is_measured_is_gathered_however_little(monkeypatch, tmp_path):
 
 def test_columns_from_other_suites_join_the_models():
     rows = {"method": "at", "seed": 0, "which": "last", "split": "test", "attack": "none"}
-    lines = [rows | {"asked": "lines", "measure": "line_random", "at": s, "value": abs(s) + 1}
-             for s in (-1, -0.5, 0, 0.5, 1)]  # fmt: skip
+    lines = [rows | {"asked": "lines", "measure": f"line_{kind}", "at": s, "value": 1 + s + s * s}
+             for s in (-1, -0.5, 0, 0.5, 1) for kind in ("random", "adversarial")]  # fmt: skip
     radii = [rows | {"asked": "radii", "measure": FLAT, "xi": xi, "value": xi} for xi in (0.25, 1)]
     curved = [rows | {"asked": "hessian", "measure": "lambda_max", "value": 9.0}]
     other = [curved[0] | {"value": 5.0, "which": "epoch-003"}]
     wide = pd.DataFrame({"method": ["at"], "seed": [0], FLAT: [0.5]})
     df = evidence.models(wide, pd.DataFrame(lines + radii + curved + other)).iloc[0]
-    assert (df["line_random_rise"], df["lambda_max"], df[FLAT]) == (1, 9, 0.5)
+    assert (df["line_random_rise"], df["line_adversarial_rise"]) == (1, 2)
+    assert (df["lambda_max"], df[FLAT]) == (9, 0.5)
     assert (df[f"{FLAT}@0.25"], df[f"{FLAT}@smallest"], df[f"{FLAT}@largest"]) == (0.25, 0.25, 1)
 
 

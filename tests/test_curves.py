@@ -148,7 +148,7 @@ def test_versions_and_how_far_their_lines_rise():
             for measure in ("line_random", "line_adversarial")
             for x, loss in zip(s, loss_of(s))]  # fmt: skip
     table = training_curves.rises(training_curves.versions(pd.DataFrame(rows)))
-    assert list(table.index) == ["at", "at, scaled-2"]
+    assert list(table.index) == [("at", 0), ("at, scaled-2", 0)]
     np.testing.assert_allclose(table["line_random"], [1, 0])
     np.testing.assert_allclose(table["line_adversarial"], [1, 1])
     assert training_curves.rises(training_curves.versions(tidy())).empty

@@ -6,7 +6,7 @@ version of a model (last, scaled), `robustbench` our models and, marked, those o
 
 import pandas as pd
 
-from flatbook import published
+from flatbook import published, training_curves
 from flatlib import runs
 from flatlib.files import paths
 from flatlib.records import MEASURES, columns
@@ -76,8 +76,7 @@ def models(wide, tidy=()):
     """A wide table with differences of its columns, and columns from other suites of tidy rows.
 
     From "hessian": lambda_max, lambda_min, convexity; from "radii": "<measure>@<radius>", also
-    "@smallest" and "@largest"; from "lines": "<measure>_rise", the loss at the ends of the line
-    minus that in its middle.
+    "@smallest" and "@largest"; from "lines": "<measure>_rise" (`training_curves.rises`).
     """
     if "method" not in wide and "method" not in wide.index.names:
         raise ValueError("a wide table needs 'method' as a column or as its index; "
@@ -87,9 +86,10 @@ def models(wide, tidy=()):
     df = (wide.reset_index() if named else wide).set_index(keys)
     if len(tidy):
         tidy = tidy[(tidy["which"] == "last") & (tidy["split"] == "test")]
-        lines = tidy["measure"].str.startswith("line_")
         extras = _pivot(tidy, None, keys)
-        for extra in (extras, _rises(tidy[lines], keys)) if lines.any() else (extras,):
+        rises = training_curves.rises(tidy.assign(model=tidy["method"])).add_suffix("_rise")
+        rises = rises.rename_axis(index={"model": "method"}).groupby(keys).mean()
+        for extra in (extras, rises):
             df = df.join(extra[[column for column in extra if column not in df]])
     return columns.differences(df).reset_index()
 
@@ -130,15 +130,3 @@ def _several(tidy, which, key):
     """Models whose name fits `which`, a row each, of the networks that have more than one."""
     table = _pivot(tidy[tidy["which"].str.fullmatch(which)], key)
     return table[table.groupby(["method", "seed"])[key].transform("nunique") > 1]
-
-
-def _rises(lines, keys):
-    """How far RLoss rises along lines in weight space: mean of the outermost points minus the
-    middle.
-    """
-    keys = [*keys, "measure"]
-    distance = lines["at"].abs()
-    by = distance.groupby([lines[key] for key in keys])
-    outer, inner = lines[distance == by.transform("max")], lines[distance == by.transform("min")]
-    rise = outer.groupby(keys)["value"].mean() - inner.groupby(keys)["value"].mean()
-    return rise.unstack("measure").add_suffix("_rise")

@@ -105,7 +105,7 @@ table.mul(100).rename(names).rename_axis(None).round(1)
 # (random: mean of both ends; adversarial: at s = 1).
 
 # %%
-rises = training_curves.rises(measures)
+rises = training_curves.rises(measures).groupby("model").mean()
 rises = rises.drop(columns="line_hessian", errors="ignore")
 rises = rises.reindex([model for model in dict.fromkeys(models)
                        if model in rises.index])

@@ -98,7 +98,8 @@ for column, (heading, digits) in headings.items():
 # minus the middle) go together over the methods, as Spearman's coefficients:
 
 # %%
-rise = training_curves.rises(lines).reindex(columns=["line_hessian"])
+rise = training_curves.rises(lines).groupby("model").mean()
+rise = rise.reindex(columns=["line_hessian"])
 ours = wide.groupby("method")[["lambda_max", "convexity", RERR]].mean()
 ours = ours.join(rise).rename(
     columns={"line_hessian": "rise", RERR: "RErr"}

@@ -94,7 +94,7 @@ table.reindex(shown).mul(100).rename(names).rename_axis(None).round(1)
 # in the middle, in both ways of scaling, and the ratio.
 
 # %%
-rises = training_curves.rises(lines)
+rises = training_curves.rises(lines).groupby("model").mean()
 rises = rises.reindex([model for model in dict.fromkeys(models)
                        if model in rises.index])
 rises = rises.reindex(columns=["line_random", "line_filter"])
