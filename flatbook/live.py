@@ -33,29 +33,26 @@ class Shown(NamedTuple):
         return stored if self.own is None else f"{stored} Your own: {plots.caption(self.own)}"
 
 
-def shown(methods, profile, seeds=(0,), source="auto", workers: int = 1, all_of=None) -> Shown:
+def shown(methods, profile, seeds=(0,), source="auto", all_of=None) -> Shown:
     """What is stored of some methods and seeds; with the source "live" the networks trained here
     beside all that is stored, of the methods ``all_of`` or of whatever there is, or alone where
     nothing is.
 
-    Arguments and errors are those of ``runs.collect``.
+    Arguments and errors are those of ``runs.collect``; nothing is computed.
     """
     if runs.source_of(profile, source) == "committed":
         return Shown(*runs.collect(methods, profile, seeds, "committed"))
-    own = runs.collect(methods, profile, seeds, "live", workers)
+    own = runs.collect(methods, profile, seeds, "live")
     stored = _stored(profile, all_of)
-    return Shown(*own) if stored is None else Shown(*stored, *own)
+    return Shown(*stored, *own) if len(stored[0]) else Shown(*own)
 
 
-def _stored(profile, methods) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """All that is stored at a profile, whatever the seeds; None if that is nothing."""
+def _stored(profile, methods) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All that is stored at a profile, whatever the seeds; empty if that is nothing."""
     table, _ = results.read(paths.RESULTS / profiles.get(profile).name)
-    seeds = sorted(int(seed) for seed in table.seed.unique())
     known = [m for m in runs.named(methods or list(CATALOGUE)) if (table.method == m).any()]
-    try:
-        return runs.collect(known, profile, seeds, "committed") if known else None
-    except ValueError:  # of other definitions than today's
-        return None
+    seeds = sorted(map(int, table.seed.unique())) or [0]
+    return runs.collect(known or "at", profile, seeds, "committed", needed=False)
 
 
 def over(stored: pd.DataFrame, mine: pd.DataFrame | None) -> pd.DataFrame:

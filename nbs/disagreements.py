@@ -120,7 +120,8 @@ PAIRS = {  # what is changed -> the usual way, the other way
 # case.
 
 # %%
-measures, _ = runs.collect("at", profile, seeds, source, workers, "choices")
+runs.train_missing("at", profile, seeds, source, "choices", workers=workers)
+measures, _ = runs.collect("at", profile, seeds, source, "choices")
 names = measures["measure"].str.removeprefix("choice_")
 both = measures.assign(measure=names).groupby("measure")
 both = both[["value", "std"]].mean()
@@ -174,7 +175,7 @@ step = 0.3 * K / (K - 1) - 0.3
 pd.DataFrame({
     "printed at τ = 0.3": sweep.loc["smooth0.3"],
     "change for τ + 0.033": sweep.diff().loc["smooth0.3"] * step / 0.1,
-}).rename(lambda column: plots.axis_label(column, sweep)).round(3)
+}).rename({column: plots.axis_label(column, sweep) for column in columns}).round(3)
 
 # %% [markdown]
 # ## Reading

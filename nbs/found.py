@@ -47,6 +47,7 @@ from IPython.display import Markdown
 from flatbook import claims, published, tables
 from flatbook.claims import evidence
 from flatbook.figures import plots
+from flatlib import runs
 from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
@@ -57,7 +58,8 @@ pages = {
 }
 
 # %%
-ours = evidence.gather(methods, profile, seeds, source, workers)
+runs.train_missing(methods, profile, seeds, source, workers=workers)
+ours = evidence.gather(methods, profile, seeds, source)
 sources = {"printed": claims.printed(), profile: ours}
 found = claims.verdicts(sources)
 found["id"] = found["id"].str.removeprefix("stutz2021-")

@@ -47,13 +47,15 @@ from IPython.display import Markdown, display
 from flatbook import claims, tables
 from flatbook.claims import evidence
 from flatbook.figures import plots
+from flatlib import runs
 from flatlib.files import paths
 
 # %% [markdown]
 # ## Sources
 
 # %%
-ours = evidence.gather(methods, profile, seeds, source, workers)
+runs.train_missing(methods, profile, seeds, source, workers=workers)
+ours = evidence.gather(methods, profile, seeds, source)
 sources = {"printed": claims.printed(), profile: ours}
 for folder in sorted(paths.RESULTS.glob("*/measures.csv")):
     other = folder.parent.name

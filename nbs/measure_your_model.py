@@ -188,6 +188,7 @@ plt.show()
 # ε and protocol. Points of other data do not belong in this figure.
 
 # %%
+runs.train_missing(methods, profile, seeds, source)
 measures, histories = runs.collect(methods, profile, seeds, source)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 others = published.table1()[["label", "family"]]

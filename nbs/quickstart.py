@@ -191,6 +191,7 @@ printed.round(3)
 # %% tags=["nbval-ignore-output"]
 pair = [baseline, better]
 stored = runs.source_of(profile, source) == "committed"
+runs.train_missing("table1" if stored else pair, profile, [seed], source)
 shown = live.shown("table1" if stored else pair, profile, [seed], source)
 ours = relations.means(runs.wide(shown.measures))
 Markdown(shown.caption)

@@ -17,7 +17,7 @@ from flatlib.files import checkpoints, paths
 from flatlib.files.atomic import Damaged
 from flatlib.records import MEASURES
 from flatlib.records.subject import Subject
-from flatlib.runs import run
+from flatlib.runs import results, run
 from flatlib.training import profiles, snapshots
 from flatlib.training.methods import Noise
 from flatlib.training.profiles import Protocol
@@ -422,7 +422,7 @@ def committed(at, tmp_path, monkeypatch):
     """Committed results of the profile "smoke" that hold AT alone."""
     folder = tmp_path / "results" / "smoke"
     folder.mkdir(parents=True)
-    for name, table in zip(("measures", "history"), runs.gathered([at])):
+    for name, table in zip(("measures", "history"), (at.measure(), results.histories([at]))):
         table.to_csv(folder / f"{name}.csv", index=False)
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(paths, "RUNS", tmp_path / "no-runs")
@@ -461,9 +461,26 @@ def test_a_source_that_is_not_there(committed):
         runs.collect("at", "smoke", source="paper")
 
 
-def test_live_results_train_what_is_missing(fresh_runs, tmp_path, monkeypatch):
+def test_training_is_asked_for_by_name(fresh_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "none")
-    table, history = runs.collect(["at", "clip0.005"], "smoke")
-    assert set(table.method) == {"at", "clip0.005"} and len(history) == 2 * SMOKE.epochs
+    pair = ["at", "clip0.005"]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "train", lambda *a, **k: pytest.fail("collect trained"))
+        patch.setattr(runs.Run, "measure", lambda *a, **k: pytest.fail("collect measured"))
+        with pytest.raises(ValueError, match=r"runs.train_missing\(\.\.\.\) trains them"):
+            runs.collect(pair, "smoke")
+        assert all(table.empty for table in runs.collect(pair, "smoke", needed=False))
+    runs.train_missing("at", "smoke")
+    table, history = runs.collect(pair, "smoke")
+    assert set(table.method) == {"at"} and len(history) == SMOKE.epochs
+    assert table.attrs["lacking"] == "not measured yet: seed 0 of clip0.005"
+    runs.train_missing(pair, "smoke", source="auto")
+    table, history = runs.collect(pair, "smoke")
+    assert set(table.method) == set(pair) and len(history) == 2 * SMOKE.epochs
+
+
+def test_nothing_is_trained_where_the_tables_are_meant(committed, training_is_forbidden):
+    runs.train_missing(["at", "mish"], "smoke", source="auto")
+    assert not paths.RUNS.exists()
     assert len(runs.wide(table)) == 2
     assert all(a != b for a, b in pairwise(runs.wide(table).rloss_test_pgd))

@@ -228,11 +228,13 @@ def test_a_bad_file_stops_one_run_and_is_named(stored, capsys, name):
     assert "1 of 3 runs failed" in said.err and f"{name} is damaged" in said.err
     assert "2 measurements of 2 runs" in said.out and "left out: at of seed 0" in said.out
     assert set(results.read(stored)[0].method) == {"at", "mish", "silu"}
+    runs.train_missing(["at", "mish"], "smoke", suite="hessian")
+    assert f"{name} is damaged" in capsys.readouterr().err
     table, history = runs.collect(["at", "mish"], "smoke", source="live", suite="hessian")
     assert set(table.method) == set(history.method) == {"mish"}
-    assert table.attrs["lacking"] == "failed: seed 0 of at"
+    assert table.attrs["lacking"] == "not measured yet: seed 0 of at"
     with pytest.raises(campaign.Failed, match=f"{name} is damaged"):
-        runs.collect("at", "smoke", source="live", suite="hessian")
+        runs.train_missing("at", "smoke", suite="hessian")
 
 
 def test_a_damaged_committed_table_is_refused_before_any_work(stored, monkeypatch, capsys):

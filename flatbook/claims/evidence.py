@@ -41,12 +41,12 @@ def tables(source):
     return found
 
 
-def gather(methods="all", profile=profiles.DEFAULT, seeds=(0,), source="auto", workers=1):
+def gather(methods="all", profile=profiles.DEFAULT, seeds=(0,), source="auto"):
     """A source of our measurements: all that is committed of the methods and seeds, whatever suites
     and however many, or, live, the default suite of all of them.
     """
     if runs.source_of(profile, source) == "live":
-        tidy, history = runs.collect(methods, profile, seeds, "live", workers)
+        tidy, history = runs.collect(methods, profile, seeds, "live")
     else:
         chosen = runs.select(methods, profile, seeds)
         tidy, history = results.read(paths.RESULTS / chosen[0].profile.name)

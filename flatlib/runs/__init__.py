@@ -119,50 +119,78 @@ def source_of(profile: str | Profile, source: str = "auto") -> str:
     return ("committed" if there else "live") if source == "auto" else source
 
 
-def collect(
-    methods, profile=DEFAULT, seeds=(0,), source="auto", workers: int = 1, suite="default"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(measures, histories) of some methods and seeds, both tidy; ``suite`` says which measures.
+def train_missing(
+    methods, profile=DEFAULT, seeds=(0,), source="live", suite="default", workers: int = 1
+) -> None:
+    """Where ``source`` means live: train and measure what is not there yet, after saying what it
+    costs. Nothing is done where it means the committed tables, or where nothing is missing.
 
-    From the committed tables, or live: what is missing is trained and measured first, after saying
-    what it costs. Committed rows count only if they are of the methods, the profile and the
-    protocol as they are now; what they lack is named in ``attrs["lacking"]`` of the measures, which
-    captions show.
+    Runs that fail are told; ``campaign.Failed`` if no other is there to be read either.
     """
     chosen = select(methods, profile, seeds)
-    if source_of(profile, source) == "live":
-        return _live(chosen, suite, workers)
-    table, history = results.read(paths.RESULTS / profiles.get(profile).name)
-    parts = {run: _committed(run, table, suite) for run in chosen}
-    lacking = [run for run, part in parts.items() if part is None]
-    there = [part for part in parts.values() if part is not None]
-    where = f"among the committed results of {profile!r} (suite {suite!r})"
-    if not there:
-        raise ValueError(
-            f"methods={methods!r}, seeds={_several(seeds)}: none is {where} as they are "
-            "defined now; use source='live'"
-        )
-    table = pd.concat(there, ignore_index=True)
-    if lacking:
+    if source_of(profile, source) == "committed":
+        return
+    try:
+        campaign.carry_out(chosen, suite, workers)
+    except campaign.Failed as error:
+        if not any(campaign.finished(run, suite) for run in chosen):
+            raise
+        progress.say(str(error))
+
+
+def collect(
+    methods, profile=DEFAULT, seeds=(0,), source="auto", suite="default", needed: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(measures, histories) of some methods and seeds, both tidy, read and never computed.
+
+    From the committed tables or, live, from the runs on this machine (``train_missing`` makes
+    them); ``suite`` says which measures. Rows count only if they are of the methods, the profile
+    and the protocol as they are now; what they lack is named in ``attrs["lacking"]`` of the
+    measures, which captions show. If nothing is there, a ValueError says how to get it; with
+    ``needed=False`` the tables are empty.
+    """
+    chosen = select(methods, profile, seeds)
+    chosen[0].wanted(suite)  # refused by name where it means nothing
+    try:
+        read = _from_here if source_of(profile, source) == "live" else _from_tables
+        parts, history = read(chosen, suite)
+        if not parts:
+            raise ValueError(_nothing(methods, profile, seeds, source, suite))
+    except ValueError:
+        if needed:
+            raise
+        return pd.DataFrame(columns=results.COLUMNS), pd.DataFrame()
+    table = pd.concat(parts.values(), ignore_index=True)
+    if lacking := [run for run in chosen if run not in parts]:
         table.attrs["lacking"] = f"not measured yet: {_described(lacking, chosen)}"
-    history = history[history.key.isin({run.key for run in chosen if run not in lacking})]
     return table, history.reset_index(drop=True)
 
 
-def _live(chosen: list[Run], suite, workers: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trained and measured now; runs that fail are told, and named as lacking if others do not."""
-    try:
-        campaign.carry_out(chosen, suite, workers)
-        return gathered(chosen, suite)
-    except campaign.Failed as error:
-        there = [run for run in chosen if campaign.finished(run, suite)]
-        if not there:
-            raise
-        progress.say(str(error))
-    table, history = gathered(there, suite)
-    lacking = [run for run in chosen if run not in there]
-    table.attrs["lacking"] = f"failed: {_described(lacking, chosen)}"
-    return table, history
+def _from_tables(chosen: list[Run], suite) -> tuple[dict[Run, pd.DataFrame], pd.DataFrame]:
+    """The rows of those runs that the committed tables have all of, and their histories."""
+    table, history = results.read(paths.RESULTS / chosen[0].profile.name)
+    parts = {run: _committed(run, table, suite) for run in chosen}
+    parts = {run: part for run, part in parts.items() if part is not None}
+    return parts, history[history.key.isin({run.key for run in parts})]
+
+
+def _from_here(chosen: list[Run], suite) -> tuple[dict[Run, pd.DataFrame], pd.DataFrame]:
+    """The rows of those runs of this machine that have all of the suite, and their histories."""
+    there = [run for run in chosen if campaign.finished(run, suite)]
+    parts = {run: suites.rows(run.measured(), run.wanted(suite)) for run in there}
+    return parts, results.histories(there)
+
+
+def _nothing(methods, profile, seeds, source, suite) -> str:
+    """What to do where nothing is there to be read."""
+    asked = f"methods={methods!r}, seeds={_several(seeds)}"
+    where = f"of profile {profiles.get(profile).name!r} (suite {suite!r})"
+    if source_of(profile, source) == "live":
+        return f"{asked}: none is among the runs {where}; runs.train_missing(...) trains them"
+    return (
+        f"{asked}: none is among the committed results {where} as they are defined now; use "
+        "source='live'"
+    )
 
 
 def _described(lacking: list[Run], chosen: list[Run]) -> str:
@@ -182,11 +210,6 @@ def _committed(run: Run, table: pd.DataFrame, suite) -> pd.DataFrame | None:
     mine = suites.rows(run.current(table[table.key == run.key]), wanted)
     there = set(zip(mine.asked, mine.which, mine.split))
     return mine.assign(method=run.name) if there == set(wanted) else None
-
-
-def gathered(chosen: list[Run], suite="default") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(measures, histories) of finished runs."""
-    return measure(chosen, suite), results.histories(chosen)
 
 
 def wide(tidy: pd.DataFrame) -> pd.DataFrame:

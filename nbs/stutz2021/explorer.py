@@ -65,7 +65,8 @@ TOLD = ["rerr_test_aa", Y, X, "worst_flatness_rloss"]  # when pointed at
 # ## Runs
 
 # %%
-shown = live.shown(methods, profile, seeds, source, workers)
+runs.train_missing(methods, profile, seeds, source, workers=workers)
+shown = live.shown(methods, profile, seeds, source)
 measures, mine = shown.measures, shown.mine
 wide = runs.wide(measures)  # a row for each network
 Markdown(shown.caption)

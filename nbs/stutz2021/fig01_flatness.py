@@ -57,7 +57,8 @@ X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 # and measured here.
 
 # %%
-shown = live.shown(methods, profile, seeds, source, workers)
+runs.train_missing(methods, profile, seeds, source, workers=workers)
+shown = live.shown(methods, profile, seeds, source)
 measures, mine = shown.measures, shown.mine
 wide = runs.wide(measures)  # a row for each network
 Markdown(shown.caption)

@@ -53,7 +53,8 @@ BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs
 # epoch and on a part of the test images.
 
 # %%
-shown = live.shown("at", profile, seeds, source, workers, all_of="at")
+runs.train_missing("at", profile, seeds, source, workers=workers)
+shown = live.shown("at", profile, seeds, source, all_of="at")
 measures, history, mine = shown.measures, shown.history, shown.mine
 wide = runs.wide(measures)
 Markdown(shown.caption)

@@ -93,7 +93,8 @@ Markdown(
 # is the mean over several directions and all test images of the profile.
 
 # %%
-measures, _ = runs.collect(pair, profile, seeds, source, workers)
+runs.train_missing(pair, profile, seeds, source, workers=workers)
+measures, _ = runs.collect(pair, profile, seeds, source)
 wide = runs.wide(measures)
 headings = {
     "avg_flatness_rloss": "average-case flatness in RLoss",

@@ -70,11 +70,13 @@ known = runs.named(methods)
 models = [model for part in ROWS.values() for model in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
 suites = ("default", "lines")
-measures, _ = runs.collect(shown, profile, seeds, source, workers, suites)
+runs.train_missing(shown, profile, seeds, source, suites, workers=workers)
+measures, _ = runs.collect(shown, profile, seeds, source, suites)
 shown = [name for name in shown if name in set(measures["method"])]
 caption = plots.caption(measures)
 if "at" in shown:
-    scaled, _ = runs.collect("at", profile, seeds, source, workers, "scaled")
+    runs.train_missing("at", profile, seeds, source, "scaled", workers=workers)
+    scaled, _ = runs.collect("at", profile, seeds, source, "scaled")
     measures = pd.concat([measures, scaled], ignore_index=True)
 wide = runs.wide(measures)
 measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...

@@ -35,7 +35,6 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import contextlib
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -81,7 +80,8 @@ X, Y, STOPPED = "rloss_train_pgd", "rloss_test_pgd", "rloss_early_stop_pgd"
 wanted = [name for _, _, part in PANELS.values() for name in part]
 known = runs.named(methods)
 shown = [name for name in dict.fromkeys(wanted) if name in known] or list(known)
-measures, history = runs.collect(shown, profile, seeds, source, workers)
+runs.train_missing(shown, profile, seeds, source, workers=workers)
+measures, history = runs.collect(shown, profile, seeds, source)
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
 
@@ -133,8 +133,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":
-    with contextlib.suppress(ValueError):  # nothing stored for these settings
-        stored, _ = runs.collect(shown, profile, seeds, "committed")
+    stored, _ = runs.collect(shown, profile, seeds, "committed", needed=False)
+    if len(stored):
         stored = runs.wide(stored).groupby("method")[Y].agg(["mean", "std"])
         beside = stored.assign(yours=wide.groupby("method")[Y].mean())
         display(Markdown("**Your own run beside the stored results**, RLoss"))

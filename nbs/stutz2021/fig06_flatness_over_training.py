@@ -69,9 +69,8 @@ BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs
 known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
 suites = ("default", "training", "training_worst")
-measures, history = runs.collect(
-    shown, profile, seeds, source, workers, suites
-)
+runs.train_missing(shown, profile, seeds, source, suites, workers=workers)
+measures, history = runs.collect(shown, profile, seeds, source, suites)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 table = training_curves.snapshots(measures)

@@ -52,7 +52,8 @@ SWEEPS = ["wd", "awp", "trades", "mart", "ssl", "noise"]
 # ## Runs
 
 # %%
-measures, _ = runs.collect(methods, profile, seeds, source, workers)
+runs.train_missing(methods, profile, seeds, source, workers=workers)
+measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
 

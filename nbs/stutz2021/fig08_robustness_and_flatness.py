@@ -64,7 +64,8 @@ VIEWS = {
 # ## Runs
 
 # %%
-shown = live.shown(methods, profile, seeds, source, workers)
+runs.train_missing(methods, profile, seeds, source, workers=workers)
+shown = live.shown(methods, profile, seeds, source)
 measures, mine = shown.measures, shown.mine
 wide = runs.wide(measures)  # a row for each network
 aa = profiles.get(profile).protocol.autoattack

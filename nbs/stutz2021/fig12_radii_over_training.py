@@ -67,7 +67,8 @@ FLAT = [column for column in LINES if "flatness" in column]
 # %%
 name = next(iter(runs.named(methods)))
 suites = ("default", "training", "training_worst", "training_radii")
-measures, history = runs.collect(name, profile, seeds, source, workers, suites)
+runs.train_missing(name, profile, seeds, source, suites, workers=workers)
+measures, history = runs.collect(name, profile, seeds, source, suites)
 wide = runs.wide(measures)
 tables = {pair: training_curves.snapshots(measures, *pair) for pair in PAIRS}
 own = measures[measures["asked"] != "radii"]
@@ -87,7 +88,7 @@ last = last[[column for column in FLAT if column in last]]
 table = published.compare(last, FLAT, printed).loc[name].unstack()
 parts = ["published", "measured", "std", "difference"]
 table = table.reindex(FLAT, columns=parts).dropna(axis=1, how="all")
-table.rename(lambda column: plots.axis_label(column, usual)).round(2)
+table.rename({column: plots.axis_label(column, usual) for column in table.index}).round(2)
 
 # %% [markdown]
 # How each measure goes together with test RLoss over the snapshots, as

@@ -56,7 +56,8 @@ CASES = {AVERAGE: "average case", WORST: "worst case"}
 
 # %%
 suites = ("default", "radii")
-measures, _ = runs.collect(methods, profile, seeds, source, workers, suites)
+runs.train_missing(methods, profile, seeds, source, suites, workers=workers)
+measures, _ = runs.collect(methods, profile, seeds, source, suites)
 wide = runs.wide(measures)  # a row for each network
 p = profiles.get(profile).protocol
 Markdown(
@@ -120,7 +121,8 @@ flat.corr("spearman").round(2)
 
 # %% tags=["hide-input"]
 every = seeds if runs.source_of(profile, source) == "live" else [0, 1, 2]
-offsets, _ = runs.collect("at", profile, every, source, workers, "offsets")
+runs.train_missing("at", profile, every, source, "offsets", workers=workers)
+offsets, _ = runs.collect("at", profile, every, source, "offsets")
 words = {"offset_average": ("average case", AVERAGE),
          "offset_worst": ("worst case, the paper's protocol", WORST)}
 smallest = rows[rows["method"] == "at"].sort_values("xi")

@@ -68,7 +68,8 @@ ROWS = {  # (measure, split): heading
 # %%
 name = next(iter(runs.named(methods)))
 suites = ("default", "lines", "hessian", "scaled")
-measures, _ = runs.collect(name, profile, seeds, source, workers, suites)
+runs.train_missing(name, profile, seeds, source, suites, workers=workers)
+measures, _ = runs.collect(name, profile, seeds, source, suites)
 wide = runs.wide(measures)
 measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...
 models = {name: "× 1", f"{name}, scaled-0.5": "× 0.5",

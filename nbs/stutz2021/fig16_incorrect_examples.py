@@ -37,7 +37,6 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import contextlib
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -61,7 +60,8 @@ Y, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
 # %%
 known = runs.named(methods)
 shown = [name for name in COLORS if name in known] or list(known)
-measures, history = runs.collect(shown, profile, seeds, source, workers)
+runs.train_missing(shown, profile, seeds, source, workers=workers)
+measures, history = runs.collect(shown, profile, seeds, source)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
@@ -134,8 +134,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":
-    with contextlib.suppress(ValueError):  # nothing stored for these settings
-        stored, _ = runs.collect(shown, profile, seeds, "committed")
+    stored, _ = runs.collect(shown, profile, seeds, "committed", needed=False)
+    if len(stored):
         stored = runs.wide(stored).groupby("method")[Y].agg(["mean", "std"])
         beside = stored.assign(yours=wide.groupby("method")[Y].mean())
         display(Markdown("**Your own run beside the stored results**, RLoss"))

@@ -36,7 +36,6 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import contextlib
 import math
 
 import matplotlib.pyplot as plt
@@ -67,7 +66,8 @@ COLUMNS = {
 # %%
 known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
-measures, history = runs.collect(shown, profile, seeds, source, workers)
+runs.train_missing(shown, profile, seeds, source, workers=workers)
+measures, history = runs.collect(shown, profile, seeds, source)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
@@ -139,8 +139,8 @@ plt.show()
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":
-    with contextlib.suppress(ValueError):  # nothing stored for these settings
-        stored, _ = runs.collect(shown, profile, seeds, "committed")
+    stored, _ = runs.collect(shown, profile, seeds, "committed", needed=False)
+    if len(stored):
         stored = runs.wide(stored).groupby("method")["rloss_test_pgd"]
         mine = wide.groupby("method")["rloss_test_pgd"].mean()
         beside = stored.agg(["mean", "std"]).assign(yours=mine)

@@ -62,7 +62,8 @@ COLUMNS = {  # column of Table 1 -> its heading here, and the digits shown
 # %%
 known = runs.named(methods)
 chosen = [method for method in published.table1().index if method in known]
-shown = live.shown(chosen, profile, seeds, source, workers, all_of="table1")
+runs.train_missing(chosen, profile, seeds, source, workers=workers)
+shown = live.shown(chosen, profile, seeds, source, all_of="table1")
 measures, mine = shown.measures, shown.mine
 wide = runs.wide(measures)  # a row for each network
 aa = profiles.get(profile).protocol.autoattack

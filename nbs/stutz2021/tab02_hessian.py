@@ -68,12 +68,14 @@ printed = published.table2()
 known = runs.named(methods)
 chosen = [method for method in printed.index if method in known]
 asked = [(m, "last", "test") for m in ("robustness", "autoattack", "hessian")]
-measures, _ = runs.collect(chosen, profile, seeds, source, workers, asked)
+runs.train_missing(chosen, profile, seeds, source, asked, workers=workers)
+measures, _ = runs.collect(chosen, profile, seeds, source, asked)
 stated = plots.caption(measures)
 scales = ["scaled-0.5", "scaled-2"] if "at" in chosen else []
 asked = [(m, s, "test") for m in ("robustness", "hessian") for s in scales]
 if scales:
-    scaled, _ = runs.collect("at", profile, seeds, source, workers, asked)
+    runs.train_missing("at", profile, seeds, source, asked, workers=workers)
+    scaled, _ = runs.collect("at", profile, seeds, source, asked)
     versions = scaled.assign(method="at, " + scaled["which"], which="last")
     measures = pd.concat([measures, versions], ignore_index=True)
 wide = runs.wide(measures).rename(columns={"convexity": RATIO})
@@ -149,7 +151,8 @@ own = [method in known for method in wide.index.get_level_values("method")]
 trained = wide[own]  # without the scaled versions
 measured = {"wide": trained.rename(columns={RATIO: "convexity"})}
 if scales:
-    first, _ = runs.collect("at", profile, seeds, source, workers)
+    runs.train_missing("at", profile, seeds, source, workers=workers)
+    first, _ = runs.collect("at", profile, seeds, source)
     measured["tidy"] = pd.concat([first, measures, scaled])
 claims.table({"published": claims.printed(), "measured": measured}, about)
 

@@ -69,7 +69,8 @@ COLUMNS = {
 printed = published.robustbench()
 measures = pd.DataFrame()
 if profiles.get(profile).dataset == "cifar10":
-    measures, _ = runs.collect("robustbench", profile, seeds, source, workers)
+    runs.train_missing("robustbench", profile, seeds, source, workers=workers)
+    measures, _ = runs.collect("robustbench", profile, seeds, source)
 found = len(measures) > 0
 nothing = (printed * float("nan")).rename_axis("method")
 wide = runs.wide(measures) if found else nothing
