@@ -78,6 +78,7 @@ book: $(READY)
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 test: $(READY)
+	$(RUN) -m ruff check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval.cfg nbs

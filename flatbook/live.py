@@ -6,8 +6,8 @@ import pandas as pd
 
 from flatbook import relations
 from flatbook.figures import plots
-from flatlib.catalogue import CATALOGUE
 from flatlib import runs
+from flatlib.catalogue import CATALOGUE
 from flatlib.files import paths
 from flatlib.runs import results
 from flatlib.training import profiles

@@ -3,10 +3,12 @@
 `published.compare` makes the numbers, `sheet` shows them, `flat` gives them plain columns for CSV.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import pandas as pd
+
+from flatlib.files import paths
 
 PLAIN = "var(--pst-color-background, var(--jp-layout-color0, #fff))"  # of the page it stands on
 STYLE = f"""<style>
@@ -121,7 +123,7 @@ class Ledger:
     """Verdicts for the page: a row per claim, a column per source. `found` is of `claims`."""
 
     found: pd.DataFrame
-    pages: dict  # item of a claim, "fig08" -> address of the page that shows it
+    pages: dict = field(default_factory=lambda: addresses())  # "stutz2021/fig08" -> its page
 
     def __repr__(self):
         return "\n".join(f"{row.id}: {row.source}: {row.verdict} {row.shown}".rstrip()
@@ -141,9 +143,18 @@ class Ledger:
 
     def _statement(self, claim):
         place = escape(claim["place"])
-        if claim["item"] in self.pages:
-            place = f'<a href="{escape(self.pages[claim["item"]])}">{place}</a>'
+        if page := self.pages.get(f"{claim['paper']}/{claim['item']}"):
+            place = f'<a href="{escape(page)}">{place}</a>'
         return f"{escape(claim['statement'])} <small>{place}</small>"
+
+
+def addresses():
+    """The page of each figure and table of each paper, as seen from the pages beside the papers'
+    folders: "stutz2021/fig08" -> "stutz2021/fig08_robustness_and_flatness.html".
+    """
+    files = sorted((paths.ROOT / "nbs").glob("*/*.py"))
+    return {f"{f.parent.name}/{f.stem.split('_')[0]}": f"{f.parent.name}/{f.stem}.html"
+            for f in files}  # fmt: skip
 
 
 def _verdict(row):

@@ -3,6 +3,7 @@
 Every objective counts its own train-mode forward passes: each one updates batch norm's statistics.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,10 @@ from flatlib import checks
 
 ROTATIONS = 4
 
+
+def guessing(classes: int) -> float:
+    """The cross-entropy of guessing among ``classes``, in nats: log K, 2.30 for ten."""
+    return math.log(classes)
 
 def cross_entropy(z: Tensor, target: Tensor) -> Tensor:
     """-sum_k target_k log softmax(z)_k, (N,). ``target`` holds classes (N,) or probabilities (N,

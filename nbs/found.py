@@ -51,11 +51,6 @@ from flatlib import runs
 from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
-papers = paths.ROOT / "nbs" / "stutz2021"
-pages = {
-    file.stem.split("_")[0]: f"stutz2021/{file.stem}.html"
-    for file in sorted(papers.glob("*.py"))
-}
 
 # %%
 runs.train_missing(methods, profile, seeds, source, workers=workers)
@@ -80,7 +75,7 @@ main = [
     "pearson", "spearman", "gap", "train-flatness", "std-falls", "sweeps",
     "groups-average-case",
 ]
-tables.Ledger(found.set_index("id").loc[main].reset_index(), pages)
+tables.Ledger(found.set_index("id").loc[main].reset_index())
 
 # %% mystnb={"figure": {"caption": "Correlation over methods (Pearson) of what is named at the left, from the printed tables (circles) and from our measurements (squares), with 95 % bootstrap intervals over methods. What is not there was not printed or not measured.", "name": "found-correlations"}} tags=["hide-input"]
 NAMES = {
@@ -145,7 +140,7 @@ overfit = [
     "at-rerr-overfits", "incorrect-rise-more", "incorrect-carry",
     "stopping-helps", "stopping-flattens",
 ]
-tables.Ledger(found.set_index("id").loc[overfit].reset_index(), pages)
+tables.Ledger(found.set_index("id").loc[overfit].reset_index())
 
 # %% tags=["hide-input"]
 wide = ours["wide"].groupby("method").mean()
@@ -177,7 +172,7 @@ others = [
     "clean-worst-weaker", "lambda-across", "convexity-across",
     "scaling-lambda", "scaling-flatness", "radii-average", "radii-worst-noisy",
 ]
-tables.Ledger(found.set_index("id").loc[others].reset_index(), pages)
+tables.Ledger(found.set_index("id").loc[others].reset_index())
 
 # %% tags=["hide-input"]
 worst, average = value.loc["worst-case-related"], value.loc["pearson"]
@@ -204,7 +199,7 @@ which tends to grow with the loss. That may be why it does well.
 kinds = ["holds", "fails"]
 decided = verdict[verdict.isin(kinds).all(axis=1)]
 differ = decided[decided["printed"] != decided[profile]].index
-tables.Ledger(found[found["id"].isin(differ)], pages)
+tables.Ledger(found[found["id"].isin(differ)])
 
 # %% tags=["hide-input"]
 open_ = verdict.loc[verdict["printed"] == "not printed", profile].value_counts()

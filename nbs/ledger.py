@@ -120,14 +120,9 @@ plt.show()
 # differences should not be trusted.
 
 # %% tags=["hide-input"]
-papers = paths.ROOT / "nbs" / "stutz2021"
-pages = {
-    file.stem.split("_")[0]: f"stutz2021/{file.stem}.html"
-    for file in sorted(papers.glob("*.py"))
-}
 for topic in order:
     part = found[found["topic"] == topic]
-    display(Markdown(f"### {topic}"), tables.Ledger(part, pages))
+    display(Markdown(f"### {topic}"), tables.Ledger(part))
 
 # %% [markdown]
 # ## Reading

@@ -12,14 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from flatbook import published
 from flatbook.figures import plots
-from flatlib import data
+from flatlib import data, runs
 from flatlib.data import cifar10, pickled
 from flatlib.files import atomic, machine, paths
-from flatlib.runs import batch, campaign, merging
-from flatbook import published
-from flatlib import runs
-from flatlib.runs import queue
+from flatlib.runs import batch, campaign, merging, queue
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -246,7 +244,7 @@ def test_words_that_mean_nothing_are_refused_by_name(call, said, fresh_runs):
 
 
 @pytest.mark.parametrize("command", [
-    ["-m", "flatbook.catalogue"], ["-m", "flatlib.runs.queue", "--list"], ["nbs/run.py", "--list"],
+    ["-m", "flatbook.methods_page"], ["-m", "flatlib.runs.queue", "--list"], ["nbs/run.py", "--list"],
 ], ids=lambda command: command[-2])  # fmt: skip
 def test_a_list_may_be_cut_off(command):
     line = f"{sys.executable} {' '.join(command)} | head -1"

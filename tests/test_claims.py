@@ -230,7 +230,7 @@ def test_constant_column_stays_open_or_fails_but_does_not_crash():
 
 
 def test_kink_is_the_loss_of_guessing():
-    assert claims.KINK == pytest.approx(-math.log(1 / 10))
+    assert claims.GUESSING == pytest.approx(-math.log(1 / 10))
 
 
 def test_bad_tables_are_refused():
@@ -252,7 +252,7 @@ def test_a_table_names_the_claims_it_shows():
 
 
 def test_ledgers_of_ones_own_are_decided_too():
-    own = claims.Claim("mine", "me", "topic", "here", "fig01", "s.", Below("x", ("b",), "a"))
+    own = claims.Claim("mine", "topic", "here", "fig01", "s.", Below("x", ("b",), "a"))
     df = pd.DataFrame({"x": [2.0, 1.0]}, index=pd.Index(["a", "b"], name="method"))
     assert found(df, [own]) == {"mine": "holds"} and found(-df, [own]) == {"mine": "fails"}
 
@@ -301,7 +301,7 @@ def test_numbers_of_one_seed_are_not_compared_with_means_over_several():
            "attack": "none"}  # fmt: skip
     radii = pd.DataFrame([row | {"asked": "radii", "measure": FLAT, "xi": 0.25, "value": 1.5}])
     for less, rise in ((f"{FLAT}@0.25", 2.0 - 1.5), (SHARP, (2.0 + 8.0) / 2 - 1)):
-        claim = predicates.Claim("c", "p", "t", "", "", "", Smaller(FLAT, less))
+        claim = predicates.Claim("c", "t", "", "", "", Smaller(FLAT, less))
         (got,) = claims.verdicts({"x": {"wide": wide, "tidy": radii}}, [claim])["value"]
         assert got == rise
 

@@ -86,7 +86,8 @@ def test_compare_gives_each_method_a_colour_and_each_split_a_line():
 
 
 def test_compare_splits_correct_and_incorrect():
-    ax = curves.compare(history(), {"at": "#000000"}, lines=curves.PARTS)
+    parts = {"test": "-", "test_correct": ":", "test_incorrect": "--"}
+    ax = curves.compare(history(), {"at": "#000000"}, lines=parts)
     assert [line.get_linestyle() for line in ax.lines] == ["-", ":", "--"]
     np.testing.assert_allclose(ax.lines[2].get_ydata(), history()["test_rloss_incorrect"])
 

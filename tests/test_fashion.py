@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib import data, runs
+from flatlib import AT, CATALOGUE, data, runs
 from flatlib.data import fashion
 from flatlib.files import paths
 from flatlib.training import profiles
-from flatlib import AT, CATALOGUE
 from flatlib.training.profiles import adapt
 from flatlib.training.train import fit
 

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from flatlib import (
-    PGD, as_function, average_flatness, eigenvalues, evaluate, layers, slices, worst_flatness,
+    PGD,
+    as_function,
+    average_flatness,
+    eigenvalues,
+    evaluate,
+    layers,
+    slices,
+    worst_flatness,
 )  # fmt: skip
 from flatlib.losses import cross_entropy
 from flatlib.networks.parts import ReBatchNorm

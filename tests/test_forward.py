@@ -14,13 +14,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 from awkward import (
-    FOLLOWED, PLAIN, Caching, Counting, ListedBuffers, ReadsGlobal, ReadsObject, StraightThrough,
-    Switch, Temperature, WritesIntoItsInput,
+    FOLLOWED,
+    PLAIN,
+    Caching,
+    Counting,
+    ListedBuffers,
+    ReadsGlobal,
+    ReadsObject,
+    StraightThrough,
+    Switch,
+    Temperature,
+    WritesIntoItsInput,
 )  # fmt: skip
 from torch import nn
 
 from flatlib import (
-    PGD, as_function, average_flatness, eigenvalues, evaluate, layers, weights, worst_flatness,
+    PGD,
+    as_function,
+    average_flatness,
+    eigenvalues,
+    evaluate,
+    layers,
+    weights,
+    worst_flatness,
 )  # fmt: skip
 from flatlib.fast import forward, plans, tracing
 from flatlib.networks.parts import ACTIVATIONS, ReBatchNorm, WithRotations

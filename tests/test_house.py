@@ -1,4 +1,6 @@
-"""The house rules, held by reading the source: levels, sizes, docstrings, what is not written."""
+"""The house rules that no linter knows, held by reading the source: levels, sizes, docstrings, what
+is not written. What ruff knows, "make test" leaves to ruff.
+"""
 
 import ast
 import re
@@ -31,7 +33,7 @@ FLOORS = (
     {"flatbook.published", "flatbook.training_curves", "flatbook.tables"},
     {"flatbook.relations"},
     {"flatbook.claims", "flatbook.figures"},
-    {"flatbook.live", "flatbook.catalogue"},
+    {"flatbook.live", "flatbook.methods_page"},
 )  # fmt: skip
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted([*FLATLIB.rglob("*.py"), *FLATBOOK.rglob("*.py")])
@@ -141,11 +143,8 @@ def test_plots_are_data_in_axes_out():
 
 
 @pytest.mark.parametrize("path", FILES, **ids)
-def test_files_have_at_most_300_lines_of_at_most_100_characters(path):
-    lines = path.read_text().splitlines()
-    assert len(lines) <= 300
-    long = [i for i, line in enumerate(lines, 1) if len(line) > 100]
-    assert not long, f"{path.name}: lines {long}"
+def test_files_have_at_most_300_lines(path):
+    assert len(path.read_text().splitlines()) <= 300
 
 
 @pytest.mark.parametrize("path", FILES, **ids)
@@ -169,28 +168,22 @@ def test_public_names_have_docstrings(path):
 
 @pytest.mark.parametrize("path", FILES, **ids)
 def test_what_is_not_written(path):
-    text = ast.unparse(tree(path))  # without comments
     called = calls(path)
-    allowed = {"batch": ["print"], "queue": ["print"], "catalogue": ["print"]}
+    allowed = {"batch": ["print"], "queue": ["print"], "methods_page": ["print"]}
     banned = ["print", "torch.cuda.manual_seed", "torch.seed", "breakpoint",
               "random.seed", "np.random.seed", "numpy.random.seed", "plt.show", "eval", "exec",
               "torch.load", "pickle.load", "pickle.loads"]  # fmt: skip
     found = [c for c in called if c in banned and c not in allowed.get(path.stem, [])]
     found += [c for c in called if c.endswith((".cuda", ".plt.show"))]
-    found += re.findall(r"except:", text)
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute) and node.attr == "data":
             owner = ast.unparse(node.value)  # a record's field of this name is no tensor's .data
             if not re.fullmatch(r"self|method|training|AT|run|s|s\.method|self\.method", owner):
                 found.append(ast.unparse(node))
         if isinstance(node, ast.FunctionDef):
-            public = node.name[0] != "_"
-            defaults = [*node.args.defaults, *[d for d in node.args.kw_defaults if d]]
-            mutable = [d for d in defaults if isinstance(d, (ast.List, ast.Dict, ast.Set))]
-            found += [f"mutable default in {node.name}"] * len(mutable)
             if (
                 node.args.kwarg is not None
-                and public
+                and node.name[0] != "_"
                 and path.stem not in ("plots", "subject", "progress")
             ):  # each hands them to one library call
                 found.append(f"**{node.args.kwarg.arg} in {node.name}")

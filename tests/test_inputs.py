@@ -1,8 +1,8 @@
 """Ordinary models, images, labels and numbers are taken, or refused by name before any work."""
 
-from dataclasses import replace
 import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from flatlib import (
-    AT, PGD, AutoAttack, as_function, average_flatness, eigenvalues, evaluate, layers, runs, slices,
+    AT,
+    PGD,
+    AutoAttack,
+    as_function,
+    average_flatness,
+    eigenvalues,
+    evaluate,
+    layers,
+    runs,
+    slices,
     worst_flatness,
 )  # fmt: skip
 from flatlib.inputs import examples

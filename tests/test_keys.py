@@ -15,7 +15,13 @@ from flatlib.keys import describe, digest, settings
 from flatlib.records import MEASURES
 from flatlib.runs import rekey, run
 from flatlib.training import (
-    averages, methods, optimisers, perturbations, profiles, projections, schedules,
+    averages,
+    methods,
+    optimisers,
+    perturbations,
+    profiles,
+    projections,
+    schedules,
 )  # fmt: skip
 
 SMOKE = profiles.get("smoke")

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from flatlib.losses import Adversarial, Mart, Rotation, Trades, cross_entropy, kl, own_task
+from flatlib.losses import (
+    Adversarial,
+    Mart,
+    Rotation,
+    Trades,
+    cross_entropy,
+    guessing,
+    kl,
+    own_task,
+)
 from flatlib.training.methods import Batch, Exact, Noise, Smooth
 
 pytestmark = pytest.mark.numerical
@@ -182,3 +191,9 @@ def test_noise_really_flips_its_share_and_never_leaves_a_row_unlabelled(g, tau):
 def test_a_bad_weight_is_named(kind, lam):
     with pytest.raises(ValueError, match=f"lam={lam!r}"):
         kind(lam)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_guessing_costs_what_equal_logits_cost(classes):
+    z, y = torch.zeros(1, classes), torch.tensor([1])
+    assert guessing(classes) == pytest.approx(cross_entropy(z, y).item())

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flatbook.claims import trajectories, comparisons, predicates
+from flatbook.claims import comparisons, predicates, trajectories
 
 up = np.arange(12.0)
 wild = np.array([5, 0, 9, 3, 11, 1, 7, 2, 10, 4, 8, 6], float)

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 
 from flatlib import runs
+from flatlib.catalogue import CATALOGUE
+from flatlib.catalogue.stutz2021 import TABLE1
 from flatlib.files import paths
 from flatlib.runs import queue, results
 from flatlib.runs.queue import Part
-from flatlib.catalogue import CATALOGUE
-from flatlib.catalogue.stutz2021 import TABLE1
 
 
 @pytest.fixture

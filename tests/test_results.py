@@ -6,12 +6,12 @@ import pytest
 
 from flatbook import published
 from flatlib import runs
+from flatlib.catalogue import CATALOGUE
+from flatlib.catalogue.stutz2021 import TABLE1
 from flatlib.files import paths
 from flatlib.runs import results
 from flatlib.runs.suites import FIXED, THROUGH
 from flatlib.training import profiles
-from flatlib.catalogue import CATALOGUE
-from flatlib.catalogue.stutz2021 import TABLE1
 from flatlib.training.train import Training
 
 TABLE, HISTORY = results.read(paths.RESULTS / "digits")

@@ -477,10 +477,10 @@ def test_training_is_asked_for_by_name(fresh_runs, tmp_path, monkeypatch):
     runs.train_missing(pair, "smoke", source="auto")
     table, history = runs.collect(pair, "smoke")
     assert set(table.method) == set(pair) and len(history) == 2 * SMOKE.epochs
+    assert len(runs.wide(table)) == 2
+    assert all(a != b for a, b in pairwise(runs.wide(table).rloss_test_pgd))
 
 
 def test_nothing_is_trained_where_the_tables_are_meant(committed, training_is_forbidden):
     runs.train_missing(["at", "mish"], "smoke", source="auto")
     assert not paths.RUNS.exists()
-    assert len(runs.wide(table)) == 2
-    assert all(a != b for a, b in pairwise(runs.wide(table).rloss_test_pgd))

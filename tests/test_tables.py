@@ -60,7 +60,7 @@ def test_plain_columns_for_a_csv(compared):
 def test_the_ledger_has_a_row_per_claim_and_a_cell_per_source():
     sources = {"printed": claims.printed(), "digits": PRINTED[["label"]]}
     found = claims.verdicts(sources, claims.find(["pearson", "schedules-overfit"]))
-    shown = tables.Ledger(found, {"fig08": "a/b.html"})
+    shown = tables.Ledger(found, {"stutz2021/fig08": "a/b.html"})
     html = shown._repr_html_()
     assert html.count("<tr>") == 3 and html.count("<td") == 6
     assert '<a href="a/b.html">Sec. 4.2</a>' in html and "<a" in html and html.count("<a ") == 1

@@ -11,10 +11,10 @@ import pandas as pd
 
 from flatbook.claims import evidence
 from flatbook.claims.evidence import printed
-from flatbook.claims.ledger import LEDGER
-from flatbook.claims.predicates import KINK, Claim, Verdict
+from flatbook.claims.ledger import GUESSING, LEDGER
+from flatbook.claims.predicates import Claim, Verdict
 
-__all__ = ["KINK", "LEDGER", "Claim", "Verdict", "find", "printed", "table", "verdicts"]
+__all__ = ["GUESSING", "LEDGER", "Claim", "Verdict", "find", "printed", "table", "verdicts"]
 COLUMNS = ("id", "paper", "topic", "place", "item", "statement", "source", "verdict", "value",
            "low", "high", "shown")  # fmt: skip
 OPEN = {"printed": "not printed", "published": "not printed"}  # source -> what is said of a gap
@@ -40,23 +40,22 @@ def verdicts(tables, ledger=None):
     return df.sort_values("id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
 
 
-def find(ids):
-    """The claims of these ids, in their order; an id may leave out the paper where unique."""
-    known = [claim.id for claim in LEDGER]
-    chosen = [[full for full in known if full == i or full.endswith(f"-{i}")] for i in ids]
-    exact = [[f"stutz2021-{i}"] if f"stutz2021-{i}" in known else c for i, c in zip(ids, chosen)]
-    unknown = [i for i, found in zip(ids, exact) if len(found) != 1]
+def find(ids, paper="stutz2021"):
+    """The claims of these ids, in their order; one without a paper in front is of ``paper``."""
+    known = {claim.id: claim for claim in LEDGER}
+    full = [i if i in known else f"{paper}-{i}" for i in ids]
+    unknown = [i for i, name in zip(ids, full) if name not in known]
     if unknown:
-        raise ValueError(f"ids={unknown!r} name no claim, or several; the claims are {known}")
-    return [LEDGER[known.index(full)] for (full,) in exact]
+        raise ValueError(f"ids={unknown!r} name no claim of {paper!r}; all: {list(known)}")
+    return [known[name] for name in full]
 
 
-def table(tables, ids):
+def table(tables, ids, paper="stutz2021"):
     """Statement by source, in words: verdict and finding of the claims of these ids.
 
-    tables: as for `verdicts`. An id may leave out the paper: "pearson" is "stutz2021-pearson".
+    tables: as for `verdicts`; ids as for `find`: "pearson" is "stutz2021-pearson".
     """
-    found = verdicts(tables, find(ids))
+    found = verdicts(tables, find(ids, paper))
     found["words"] = (found["verdict"] + ": " + found["shown"]).str.removesuffix(": ")
     words = found.pivot(index="statement", columns="source", values="words")
     words = words.reindex(index=list(dict.fromkeys(found["statement"])), columns=list(tables))

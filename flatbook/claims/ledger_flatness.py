@@ -3,10 +3,10 @@
 Where a sentence of the paper has no number, the number asked for here is ours and is said.
 """
 
-from flatbook.claims.trajectories import Climbs, Radius, Scaled, Together, TogetherLess
 from flatbook.claims.comparisons import Below, Both, Bounded, Lowest, Needs, Ordered, Others, Rises
-from flatlib.catalogue.stutz2021 import TABLE1
 from flatbook.claims.predicates import Claim, Correlates, CorrelatesLess, Sweeps, Uncorrelated
+from flatbook.claims.trajectories import Climbs, Radius, Scaled, Together, TogetherLess
+from flatlib.catalogue.stutz2021 import TABLE1
 
 FLAT, SHARP = "avg_flatness_rloss", "worst_flatness_rloss"  # average case, worst case
 CLEAN, CLEAN_SHARP = "avg_flatness_loss", "worst_flatness_loss"
@@ -30,7 +30,7 @@ SWEEPS = (  # Fig. 19; the last name stands for the sweep in what is shown
 
 def stutz(topic, reads, *rows):
     """Claims of one topic and table, from rows (id, place, item, statement, predicate)."""
-    return tuple(Claim(f"stutz2021-{id}", "Stutz et al. 2021", topic, *row, reads)
+    return tuple(Claim(f"stutz2021-{id}", topic, *row, reads)
                  for id, *row in rows)  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from flatbook.published import correlation
 
 ENOUGH = 10  # methods below which a statement "across methods" is left open
 RESAMPLES = 1000  # of the methods, for the interval of a difference of correlations
-KINK = math.log(10)  # cross entropy of guessing among 10 classes, 2.30
 
 
 class Verdict(NamedTuple):
@@ -34,14 +33,17 @@ class Verdict(NamedTuple):
 class Claim:
     """One statement of a paper: where it is made, in our words, and what decides it."""
 
-    id: str
-    paper: str
+    id: str  # begins with its paper: "stutz2021-pearson"
     topic: str
     place: str
     item: str  # the notebook that shows it: "fig08", "tab01"
     statement: str
     predicate: Callable
     reads: str = "models"  # the table of `evidence` the predicate is called with
+
+    @property
+    def paper(self) -> str:
+        return self.id.partition("-")[0]
 
 
 def taken(df, columns, methods=()):

@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from flatbook.training_curves import DIRECTIONS
 from flatbook.figures.plots import axis_label, panels, style
+from flatbook.training_curves import DIRECTIONS
 
 # Hues of Okabe & Ito and of Tol.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255",
@@ -19,7 +19,6 @@ SPLITS = {  # colour and line of a training curve
     "test_correct": ("#D55E00", "-"), "test_incorrect": ("#009E73", "-"),
 }  # fmt: skip
 LINES = {"test": "-", "train": ":"}  # where colour tells the method
-PARTS = {"test": "-", "test_correct": ":", "test_incorrect": "--"}
 WHAT = ("rloss", "rerr", "loss")
 LEGENDS = {  # place of a legend ("above" its axes, or a "row" of them): how it is drawn
     "best": {"loc": "best"}, "right": {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)},

@@ -11,12 +11,11 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from flatlib.files import atomic, progress
-from flatlib.records import columns
 from flatbook.figures.labels import write_labels
 from flatbook.figures.style import style
+from flatlib.files import atomic, progress
+from flatlib.records import columns
 
-KINK = math.log(10)  # robust loss of guessing among 10 classes, 2.30
 LABELS_AT_MOST = 20  # more points than this get a legend only
 FAMILIES = {  # colour and marker; hues of Okabe & Ito and of Tol, told apart by marker as well
     "baseline": ("#000000", "*"), "attack": ("#56B4E9", "v"), "optimisation": ("#0072B2", "s"),
@@ -87,13 +86,13 @@ def scatter(df, x, y, ax=None, highlight=None, fit=None, labels=None, legend=Tru
     df: a row per method, columns x and y (rows with NaN are left out), "family" for colour and
     marker, "label" for the text (else the index; "": none), "<x>_std"/"<y>_std" for bars.
     highlight: index names to colour, the rest is grey; names not in df are passed over. None: all.
-    fit: None, "line" (least squares, all points) or "split" (a line on each side of x = 2.30).
+    fit: None, "line" (least squares, all points) or a number: a line on each side of this x.
     labels: write names beside the coloured points; None: if there are at most 20 and the axes are
     4 inches wide. They find room around these points, so set limits before and draw nothing later.
     legend: families below the figure, one legend for all its panels.
     crop: leave far-off points out, see `limits`; an open marker on the frame stands for each.
     """
-    _known("fit", fit, (None, "line", "split"))
+    _known("fit", fit if not isinstance(fit, float) else None, (None, "line", "a number"))
     absent = [column for column in (x, y) if column not in df]
     if absent:
         raise ValueError(f"no column {absent} to draw; columns: {', '.join(map(str, df.columns))}")
@@ -159,7 +158,9 @@ def name_axes(ax, df, x, y):
 
 def _parts(df, x, fit):
     """The point sets that get a line each: none, all, or both sides of the kink; of 3 or more."""
-    parts = {None: [], "line": [df], "split": [df[df[x] < KINK], df[df[x] >= KINK]]}[fit]
+    parts = [df] if fit == "line" else []
+    if isinstance(fit, float):
+        parts = [df[df[x] < fit], df[df[x] >= fit]]
     return [part for part in parts if part[x].nunique() > 2]
 
 

@@ -15,7 +15,6 @@ STROKES = {  # colour and marker of a sweep, the same in every figure
     "const": ("#AA4499", "H"), "cyclic": ("#117733", "8"), "pgd": ("#0072B2", "s"),
     "pgd-tau": ("#D55E00", "d"),
 }  # fmt: skip
-GREY = "#9a9a9a"
 
 
 def heading(ax, text="", found=None):

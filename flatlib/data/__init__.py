@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flatlib import checks
 from flatlib.data import cifar10, fashion, pickled
 from flatlib.files.paths import DATASETS
 
@@ -188,12 +189,19 @@ LOADERS = {
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
             "boot")  # fmt: skip
 _THINGS = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_NAMES = {"fashion": _CLOTHES, "fashion-mnist": _CLOTHES, "cifar10": _THINGS}
+_DIGITS = tuple("0123456789")
+_NAMES = {"digits": _DIGITS, "fashion": _CLOTHES, "fashion-mnist": _CLOTHES, "cifar10": _THINGS}
 
 
 def names(dataset: str) -> tuple[str, ...]:
     """The classes in one word each, in the order of the labels; those of digits are numbers."""
-    return _NAMES.get(dataset, tuple(map(str, range(10))))
+    checks.choice("dataset", dataset, _NAMES)
+    return _NAMES[dataset]
+
+
+def classes(dataset: str) -> int:
+    """How many classes a data set has, without loading it."""
+    return len(names(dataset))
 
 
 def floats(x: Tensor) -> Tensor:

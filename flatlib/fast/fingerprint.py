@@ -4,10 +4,9 @@ trace has it burnt in.
 
 import types
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 _OWN = frozenset(vars(nn.Module()))  # attributes that say nothing about a forward pass
@@ -53,7 +52,7 @@ def _value(v, depth: int = _DEPTH):
     return (id(v), _value(getattr(v, "__dict__", None), depth - 1))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _methods(kind: type) -> tuple[types.FunctionType, ...]:
     """The functions that a class and those it inherits from define, outside of libraries, with what
     they call, if these read anything.
@@ -82,7 +81,7 @@ def _follow(function: types.FunctionType, found: dict) -> None:
             _follow(called, found)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(function: types.FunctionType) -> tuple[str, ...]:
     """The names of globals that a function reads."""
     return tuple(name for name in function.__code__.co_names if name in function.__globals__)

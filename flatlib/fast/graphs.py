@@ -17,7 +17,6 @@ from flatlib.fast.tracing import Untraceable, trace
 from flatlib.networks.parts import ReBatchNorm
 from flatlib.weights import Weights
 
-
 _HW = (2, 3)
 _DIMS = {"dim": _HW}
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.fx import Graph, Tracer
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 _TRIES = 3  # of a trace: other threads of the process draw random numbers too
 
 

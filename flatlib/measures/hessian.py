@@ -9,7 +9,10 @@ from flatlib import checks, inputs
 from flatlib.fast.forward import exact, fast, laid_out
 from flatlib.losses import cross_entropy
 from flatlib.measures.bilinear import (
-    TwiceDifferentiable, attention_written_out, named_if_missing, refuse_broken,
+    TwiceDifferentiable,
+    attention_written_out,
+    named_if_missing,
+    refuse_broken,
 )  # fmt: skip
 from flatlib.modes import mode
 from flatlib.weights import Weights, detached, layers

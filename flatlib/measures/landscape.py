@@ -17,7 +17,16 @@ from flatlib.measures.flatness import robust_loss
 from flatlib.measures.hessian import top_eigenvector
 from flatlib.modes import mode
 from flatlib.weights import (
-    UNITS, Weights, add, as_function, detached, direction, gradient, layers, project, sample,
+    UNITS,
+    Weights,
+    add,
+    as_function,
+    detached,
+    direction,
+    gradient,
+    layers,
+    project,
+    sample,
 )  # fmt: skip
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ changed (see ``keys``).
 from dataclasses import dataclass, replace
 
 from flatlib import checks, data
-from flatlib.attacks.autoattack import AutoAttack
 from flatlib.attacks.attack import PAPER, Attack, Threat
+from flatlib.attacks.autoattack import AutoAttack
 from flatlib.data import Dataset
 from flatlib.keys import settings
 from flatlib.networks import NETWORKS

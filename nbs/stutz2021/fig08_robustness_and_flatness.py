@@ -42,11 +42,12 @@ from IPython.display import Markdown, display
 
 from flatbook import claims, live, published, relations
 from flatbook.figures import plots, scatters
-from flatlib import runs
+from flatlib import data, losses, runs
 from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
+GUESSING = losses.guessing(data.classes(profiles.get(profile).dataset))
 RLOSS, RERR = "rloss_test_pgd", "rerr_test_aa"
 AVERAGE, WORST = "avg_flatness_rloss", "worst_flatness_rloss"
 COLUMNS = {  # what is drawn -> axis label
@@ -108,7 +109,7 @@ found.round(2)
 table1 = published.table1().index
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
-    fit = "split" if x == RLOSS else "line"
+    fit = GUESSING if x == RLOSS else "line"
     plots.scatter(printed, x, y, ax, table1, fit, labels=False, crop=True)
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "published"])
@@ -121,7 +122,7 @@ plt.show()
 drawn, lit = live.over(ours, mine), live.lit(table1, mine)
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
-    fit = "split" if x == RLOSS else "line"
+    fit = GUESSING if x == RLOSS else "line"
     plots.scatter(drawn, x, y, ax, lit, fit, labels=False, crop=True)
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "measured"])
@@ -158,13 +159,13 @@ claims.table({"published": claims.printed(), "measured": wide}, about)
 # %% tags=["hide-input"]
 both = found["pearson"].unstack("source").round(2).loc[list(VIEWS)]
 _, average, errors, worst = both.itertuples(index=False)
-high, theirs = ((df[RLOSS] > plots.KINK).sum() for df in (ours, printed))
+high, theirs = ((df[RLOSS] > GUESSING).sum() for df in (ours, printed))
 Markdown(f"""
 At profile `{profile}`, average-case flatness correlates with RLoss
 ({average.measured:.2f}; published {average.published:.2f}) and with RErr
 ({errors.measured:.2f}; published {errors.published:.2f}), worst-case flatness
 with RLoss ({worst.measured:.2f}; published {worst.published:.2f}). Of
-{len(ours)} methods {high} have an RLoss above {plots.KINK:.2f}, the loss of
+{len(ours)} methods {high} have an RLoss above {GUESSING:.2f}, the loss of
 guessing; of the {len(printed)} published ones {theirs}.
 """)
 

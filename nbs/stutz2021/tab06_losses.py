@@ -76,7 +76,7 @@ Markdown(plots.caption(measures))
 # %%
 printed = published.stutz2021().sort_values(RLOSS, kind="stable")
 table = published.compare(wide, list(COLUMNS), printed)
-worse = printed[RLOSS].gt(claims.KINK)
+worse = printed[RLOSS].gt(claims.GUESSING)
 groups = worse.map({False: "below guessing", True: "above guessing"})
 shown = table.drop(columns="std", level=1, errors="ignore")
 tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)

@@ -1,6 +1,6 @@
 """The 74 methods as one table: how each is called in the paper, and what differs from AT.
 
-``python -m flatbook.catalogue`` prints it; with ``--page FILE`` it is brought up to date between
+``python -m flatbook.methods_page`` prints it; with ``--page FILE`` it is brought up to date between
 the two marks in that page of the book.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from flatbook import published
-from flatlib.files import checkpoints, progress
-from flatlib.keys import describe
 from flatlib.catalogue import CATALOGUE
 from flatlib.catalogue.stutz2021 import TABLE1
+from flatlib.files import checkpoints, progress
+from flatlib.keys import describe
 from flatlib.training.methods import differences
 
 MARKS = "<!-- methods: begin -->", "<!-- methods: end -->"
@@ -88,8 +88,8 @@ def paged(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: ``python -m flatbook.catalogue --help``."""
-    parser = argparse.ArgumentParser(prog="python -m flatbook.catalogue", description=__doc__)
+    """The command line: ``python -m flatbook.methods_page --help``."""
+    parser = argparse.ArgumentParser(prog="python -m flatbook.methods_page", description=__doc__)
     parser.add_argument("--page", type=Path, help="write the table into this page, print nothing")
     page = parser.parse_args(arguments).page
     if page is None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flatbook import catalogue, published
+from flatbook import methods_page, published
 from flatlib import AT, CATALOGUE
 from flatlib.files.paths import ROOT
 from flatlib.training.optimisers import SGD
@@ -13,7 +13,7 @@ PAGE = ROOT / "book" / "methods.md"
 
 
 def test_a_row_per_method_with_its_printed_row():
-    df = catalogue.table()
+    df = methods_page.table()
     assert list(df.index) == list(CATALOGUE)
     df = df[df.row > 0]  # without methods of one's own
     assert sorted(df.row) == list(range(1, 75)) and df.table1.sum() == 19
@@ -26,13 +26,13 @@ def test_a_row_per_method_with_its_printed_row():
 def test_a_method_of_ones_own_is_listed_without_a_printed_row(monkeypatch):
     mine = replace(AT, optimiser=SGD(lr=0.3))
     monkeypatch.setitem(CATALOGUE, "mine", mine)
-    row = catalogue.table().loc["mine"]
+    row = methods_page.table().loc["mine"]
     assert tuple(row) == ("own", "mine", 0, False, "optimiser=SGD(lr=0.3)")
-    assert catalogue.markdown().endswith("| `mine` | mine | – | `optimiser=SGD(lr=0.3)` |")
+    assert methods_page.markdown().endswith("| `mine` | mine | – | `optimiser=SGD(lr=0.3)` |")
 
 
 def test_what_differs_is_said_and_tells_methods_apart():
-    said = catalogue.table().differences
+    said = methods_page.table().differences
     assert said["at"] == "" and said.nunique() == len(CATALOGUE)
     assert said["awp0.01"] == "perturbation=AWP(xi=0.01)"
     assert said["batch8"] == "data=Batches(size=8)"
@@ -40,20 +40,20 @@ def test_what_differs_is_said_and_tells_methods_apart():
 
 
 def test_the_page_is_up_to_date():
-    """If not: .venv/bin/python -m flatbook.catalogue --page book/methods.md"""
+    """If not: .venv/bin/python -m flatbook.methods_page --page book/methods.md"""
     text = PAGE.read_text("utf-8")
-    assert catalogue.paged(text) == text
+    assert methods_page.paged(text) == text
 
 
 def test_the_command_prints_and_writes(capsys, tmp_path):
-    catalogue.main([])
+    methods_page.main([])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 75 and lines[1].split()[0] == "at"
     page = tmp_path / "page.md"
-    page.write_text("before\n" + "\nold\n".join(catalogue.MARKS) + "\nafter\n")
-    catalogue.main(["--page", str(page)])
+    page.write_text("before\n" + "\nold\n".join(methods_page.MARKS) + "\nafter\n")
+    methods_page.main(["--page", str(page)])
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="once each"):
-        catalogue.paged("no marks")
+        methods_page.paged("no marks")
