@@ -41,7 +41,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 134217728
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test test-other lab notebooks results campaign merge bench html clean
+.PHONY: help env book test test-other lab notebooks results campaign merge bench html look clean
 ifneq ($(WORKS),yes)
 .PHONY: $(READY)
 endif
@@ -52,6 +52,7 @@ help:
 	@echo "make test-other the numerical tests with other processor instructions (AVX2, or none)"
 	@echo "make lab        open JupyterLab"
 	@echo "make html       build the book from the committed notebooks, nothing is computed"
+	@echo "make look       open every built page in a browser, and say what is wrong (Chromium, playwright)"
 	@echo "make notebooks  execute the committed notebooks again, in place"
 	@echo "make results    measure everything stored in data/results/$(PROFILE) again (hours)"
 	@echo "make campaign   train and measure the queue of QUEUE=$(QUEUE), beside other work (hours)"
@@ -97,6 +98,9 @@ html: $(READY)
 	$(VENV)/bin/jupyter-book build . --all
 	@test -f _build/html/index.html
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+look:
+	$(RUN) tests/look.py _build/html
 
 # The .py text is the source; its notebook is brought up to date, executed aside, then replaced.
 notebooks: $(READY)

@@ -114,7 +114,8 @@ COLOURS = """<style>
 @media (max-width: 600px) {.ledger th, .ledger td {min-width: 6em; padding: 0.35em 0.3em}
   .ledger td:first-child {min-width: 11em}}
 .ledger {overflow-x: auto; margin: 0.5em 0 1.5em}
-.ledger .holds b {color: #00795a} .ledger .fails b {color: #c04000} .ledger .open {opacity: 0.6}
+.ledger .holds b {color: var(--holds, #00795a)} .ledger .fails b {color: var(--fails, #b83d00)}
+.ledger .open {opacity: 0.75}
 </style>"""
 
 

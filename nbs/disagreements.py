@@ -85,15 +85,13 @@ seeds: list = [0]  # one network of AT per seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import published
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = {  # what is changed -> the usual way, the other way
@@ -140,7 +138,7 @@ about = f"Measured at profile {profile}, seed {', '.join(map(str, seeds))}"
 print(f"{about}, on {at['n']} test images")
 effect.round(3)
 
-# %% mystnb={"figure": {"caption": "What a choice is worth: the measure taken the other way, as a multiple of the usual one (dashed line), for one network trained by AT. Bars: one standard deviation over draws or restarts; where none is shown there are no draws.", "name": "disagreements-effect"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(height=3.8)
 ax = axes[0, 0]
 with plots.style():
@@ -155,9 +153,13 @@ with plots.style():
     ax.invert_yaxis()
     ax.set_xlabel("the other way, as a multiple of the usual one")
     fig.subplots_adjust(left=0.44)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, effect.rename_axis("choice"), "stutz2021_disagreements", folder)
-plt.show()
+caption = (
+    "What a choice is worth: the measure taken the other way, as a "
+    "multiple of the usual one (dashed line), for one network trained "
+    "by AT. Bars: one standard deviation over draws or restarts; where "
+    "none is shown there are no draws."
+)
+plate.mount(fig, effect.rename_axis("choice"), "stutz2021_disagreements", caption, profile)
 
 # %% [markdown]
 # ## Label smoothing

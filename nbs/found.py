@@ -39,16 +39,14 @@ seeds: list = [0, 1, 2]  # networks per method, as far as there are several
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, tables
 from flatbook.claims import evidence
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 
@@ -77,7 +75,7 @@ main = [
 ]
 tables.Ledger(found.set_index("id").loc[main].reset_index())
 
-# %% mystnb={"figure": {"caption": "Correlation over methods (Pearson) of what is named at the left, from the printed tables (circles) and from our measurements (squares), with 95 % bootstrap intervals over methods. What is not there was not printed or not measured.", "name": "found-correlations"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 NAMES = {
     "pearson": "RLoss, average-case flatness",
     "worst-case-related": "RLoss, worst-case flatness",
@@ -109,9 +107,13 @@ with plots.style():
     ax.set(xlabel="Pearson", xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
     fig.subplots_adjust(left=0.42)
     fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncols=2)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, rows.reset_index(), "stutz2021_found", folder)
-plt.show()
+caption = (
+    "Correlation over methods (Pearson) of what is named at the left, "
+    "from the printed tables (circles) and from our measurements "
+    "(squares), with 95 % bootstrap intervals over methods. What is not "
+    "there was not printed or not measured."
+)
+plate.mount(fig, rows.reset_index(), "stutz2021_found", caption, profile)
 
 # %% tags=["hide-input"]
 Markdown(f"""

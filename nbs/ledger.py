@@ -40,13 +40,12 @@ seeds: list = [0, 1, 2]  # networks per method, as far as there are several
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, tables
 from flatbook.claims import evidence
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
 from flatlib.files import paths
 
@@ -84,7 +83,7 @@ counts.columns.names, counts.index.name = [None, None], None
 counts.loc["all claims"] = counts.sum()
 counts
 
-# %% mystnb={"figure": {"caption": "Claims of Stutz et al. by topic: how many hold (filled), fail (hatched) and are open (outlined), on the printed numbers and on what was measured here. The rules are the same for every source.", "name": "ledger-counts"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 kinds = {
     "holds": dict(color="#009E73"),
     "fails": dict(color="#D55E00", hatch="///", edgecolor="white"),
@@ -107,9 +106,12 @@ with plots.style():
     fig.subplots_adjust(left=0.36)
     handles, labels = ax.get_legend_handles_labels()
     fig.legend(handles, labels, loc="lower center", ncols=3)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, found, "stutz2021_ledger", folder)
-plt.show()
+caption = (
+    "Claims of Stutz et al. by topic: how many hold (filled), fail "
+    "(hatched) and are open (outlined), on the printed numbers and on "
+    "what was measured here. The rules are the same for every source."
+)
+plate.mount(fig, found, "stutz2021_ledger", caption, profile)
 
 # %% [markdown]
 # ## All claims

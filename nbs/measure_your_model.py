@@ -40,7 +40,6 @@ seed: int = 0  # of the example model and all random numbers
 # %% tags=["hide-input"]
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -48,7 +47,7 @@ from IPython.display import Markdown
 from torch import nn
 
 from flatbook import published
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import (
     PGD,
     average_flatness,
@@ -58,10 +57,7 @@ from flatlib import (
     slices,
     worst_flatness,
 )
-from flatlib.files import paths
 from flatlib.training import profiles
-
-folder = paths.ROOT / "_build" / "figures" / profile
 
 # %% [markdown]
 # ## Your model and your data
@@ -175,11 +171,15 @@ for name, weight in layers(model).items():
 # %% [markdown]
 # ## A line through the landscape
 
-# %% mystnb={"figure": {"caption": "RLoss of your model along five random directions, scaled to half the length of each layer at both ends, and their mean (thick); at most 128 test images.", "name": "yours-walk"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
 curves.slices(walk, ax=axes[0, 0])
-plots.save(fig, walk, "yours_walk", folder)
-plt.show()
+caption = (
+    "RLoss of your model along five random directions, scaled to half "
+    "the length of each layer at both ends, and their mean (thick); at "
+    "most 128 test images."
+)
+plate.mount(fig, walk, "yours_walk", caption, profile)
 
 # %% [markdown]
 # ## Where it falls in Fig. 1
@@ -195,13 +195,17 @@ others = published.table1()[["label", "family"]]
 others = others.join(runs.wide(measures).groupby("method")[[X, Y]].mean())
 Markdown(plots.caption(measures))
 
-# %% mystnb={"figure": {"caption": "Your model among the methods of Table 1 (means over seeds where there are several): RLoss on test images against average-case flatness.", "name": "yours-fig01"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 everything = others.copy()
 everything.loc["yours"] = ["your model", "yours", flat.value, report.RLoss]
 fig, axes = plots.panels(height=4.6, legend=0.6)
 plots.scatter(everything, X, Y, axes[0, 0])
-plots.save(fig, everything.rename_axis("method"), "yours_fig01", folder)
-plt.show()
+caption = (
+    "Your model among the methods of Table 1 (means over seeds where "
+    "there are several): RLoss on test images against average-case "
+    "flatness."
+)
+plate.mount(fig, everything.rename_axis("method"), "yours_fig01", caption, profile)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 Markdown(f"""

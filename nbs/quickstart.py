@@ -47,7 +47,7 @@ import torch
 from IPython.display import Markdown
 
 from flatbook import live, published, relations
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import (
     PGD,
     average_flatness,
@@ -57,10 +57,8 @@ from flatlib import (
     slices,
     worst_flatness,
 )
-from flatlib.files import paths
 from flatlib.training import profiles
 
-folder = paths.ROOT / "_build" / "figures" / profile
 names = published.stutz2021()["label"]
 COLORS = {baseline: "#0072B2", better: "#D55E00"}
 
@@ -196,13 +194,16 @@ shown = live.shown("table1" if stored else pair, profile, [seed], source)
 ours = relations.means(runs.wide(shown.measures))
 Markdown(shown.caption)
 
-# %% mystnb={"figure": {"caption": "RLoss on test images against average-case flatness: the two methods in colour, the others of Table 1 in grey.", "name": "quickstart-among"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 drawn = live.over(ours, shown.mine)
 columns = {"x": "avg_flatness_rloss", "y": "rloss_test_pgd"}
 ax = plots.scatter(drawn, **columns, highlight=pair)
 kept = drawn[["label", *columns.values()]]
-plots.save(ax.figure, kept, "quickstart_among", folder)
-plt.show()
+caption = (
+    "RLoss on test images against average-case flatness: the two "
+    "methods in colour, the others of Table 1 in grey."
+)
+plate.mount(ax.figure, kept, "quickstart_among", caption, profile)
 
 # %% [markdown]
 # ## 6. A walk through the landscape
@@ -216,13 +217,16 @@ walks = {
     for name, model in models.items()
 }
 
-# %% mystnb={"figure": {"caption": "RLoss along three random directions, scaled to half the length of each layer at both ends, and the mean of the three (thick).", "name": "quickstart-walk"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
 for name, walk in walks.items():
     curves.slices(walk, ax=axes[0, 0], label=names[name], color=COLORS[name])
 numbers = pd.concat(walks, names=["method", "row"])
-plots.save(fig, numbers, "quickstart_walk", folder)
-plt.show()
+caption = (
+    "RLoss along three random directions, scaled to half the length of "
+    "each layer at both ends, and the mean of the three (thick)."
+)
+plate.mount(fig, numbers, "quickstart_walk", caption, profile)
 
 # %% [markdown]
 # ## Reading

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flatbook import published
-from flatbook.figures import plots
+from flatbook.figures import plate
 from flatlib import data, runs
 from flatlib.data import cifar10, pickled
 from flatlib.files import atomic, machine, paths
@@ -51,7 +51,7 @@ def test_a_figure_is_shown_where_nothing_can_be_written(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(atomic, "write", read_only)
     fig, _ = plt.subplots()
-    assert plots.save(fig, pd.DataFrame({"a": [1]}), "shown", tmp_path / "new") == []
+    assert plate.mount(fig, pd.DataFrame({"a": [1]}), "shown", "Caption.", "new").html()
     assert "shown.*: [Errno 30] Read-only file system" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 

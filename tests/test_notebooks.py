@@ -122,9 +122,15 @@ def test_small_and_free_of_places(path):
 
 @each
 def test_figures_have_captions_and_distinct_names(path):
-    figures = [c for c in cells(path) if any("image/png" in o.get("data", {}) for o in c.outputs)]
-    captions = [c.metadata.get("mystnb", {}).get("figure", {}) for c in figures]
-    assert figures and all(c.get("caption") and c.get("name") for c in captions)
+    shown = [(c, o) for c in cells(path) for o in c.outputs if "image/png" in o.get("data", {})]
+    assert shown
+    for cell, output in shown:
+        about = cell.metadata.get("mystnb", {}).get("figure", {})
+        if output.metadata.get("flatbook"):
+            html = output.data["text/html"]
+            assert re.search(r"<figcaption>[^<]{40,}", html) and re.search('aria-label="[^"]', html)
+        else:
+            assert about.get("caption") and about.get("name")
 
 
 def test_every_notebook_is_in_the_book_and_every_figure_has_its_own_name():
@@ -132,9 +138,9 @@ def test_every_notebook_is_in_the_book_and_every_figure_has_its_own_name():
     files = [chapter["file"] for part in yaml.safe_load(contents)["parts"]
              for chapter in part["chapters"]]  # fmt: skip
     assert {f"nbs/{name}" for name in NAMES} <= set(files)
-    figures = Counter(c.metadata["mystnb"]["figure"]["name"] for path in NOTEBOOKS
-                      for c in cells(path) if "figure" in c.metadata.get("mystnb", {}))  # fmt: skip
-    assert set(figures.values()) == {1}
+    outputs = [o for path in NOTEBOOKS for c in cells(path) for o in c.get("outputs", ())]
+    figures = Counter(o.metadata.flatbook.name for o in outputs if "flatbook" in o.get("metadata", {}))
+    assert len(figures) > 30 and set(figures.values()) == {1}
 
 
 def run(tmp_path, *arguments, cwd=ROOT):

@@ -6,11 +6,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from flatbook import published
 from flatbook.figures import plots
-from flatlib.files import atomic
 from flatlib.losses import guessing
 
 matplotlib.use("Agg")
@@ -189,54 +187,7 @@ def test_side_by_side_shares_labels_and_limits(stacked):
     assert hidden == "" and axes[1].get_xlabel() and axes[0].get_ylabel()
 
 
-def test_save_is_complete_and_repeatable(tmp_path):
-    numbers = PRINTED.loc[BEST, [X, Y]]
-    for folder in ("a", "b"):
-        ax = plots.scatter(PRINTED, X, Y, highlight=BEST)
-        paths = plots.save(ax.figure, numbers, "fig01", tmp_path / folder)
-        assert [path.name for path in paths] == ["fig01.svg", "fig01.png", "fig01.csv"]
-        assert set(paths) == set((tmp_path / folder).iterdir())
-    for suffix in ("svg", "png", "csv"):
-        one, two = (tmp_path / folder / f"fig01.{suffix}" for folder in "ab")
-        assert one.read_bytes() == two.read_bytes() != b""
-    assert "<dc:date>" not in (tmp_path / "a/fig01.svg").read_text()
-    with Image.open(tmp_path / "a/fig01.png") as image:
-        assert image.width > 1000
-    back = pd.read_csv(tmp_path / "a/fig01.csv", index_col="method")
-    pd.testing.assert_frame_equal(back, numbers)
-
-
-def test_save_keeps_the_old_file_when_writing_fails(tmp_path, monkeypatch, capsys):
-    fig = plots.scatter(PRINTED, X, Y, labels=False).figure
-    plots.save(fig, PRINTED[[X]], "f", tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def full(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(atomic.os, "replace", full)
-    assert plots.save(fig, PRINTED[[Y]], "f", tmp_path) == []
-    assert "not kept as f.*: no space left" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_save_tells_of_empty_panels(tmp_path, capsys):
-    fig, axes = plots.panels(2, 2)
-    plots.scatter(PRINTED, X, Y, axes[0, 0], labels=False)
-    plots.scatter(PRINTED.assign(**{X: float("nan")}), X, Y, axes[0, 1], labels=False)
-    axes[1, 0].axvline(0.4)
-    axes[1, 1].set_axis_off()
-    plots.save(fig, PRINTED[[X]], "four", tmp_path)
-    assert capsys.readouterr().err == "four: 2 empty panels\n"
-
-
-@pytest.mark.parametrize("name", ["a/b", "", "a b"])
-def test_save_refuses_odd_names(tmp_path, name):
-    with pytest.raises(ValueError, match="name="):
-        plots.save(plots.panels()[0], PRINTED, name, tmp_path)
-
-
-def test_style_stays_inside(tmp_path):
+def test_style_stays_inside():
     before = dict(matplotlib.rcParams)
-    plots.save(plots.scatter(PRINTED, X, Y).figure, PRINTED, "f", tmp_path)
+    plots.scatter(PRINTED, X, Y)
     assert dict(matplotlib.rcParams) == before

@@ -7,13 +7,12 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
 
 from flatbook.figures.style import style
-from flatlib.files import atomic, progress
+from flatlib.files import atomic, paths, progress
 
 FILES = "figure-files:"  # what links begin with; the book's extension puts the folder there
 KINDS = ("svg", "pdf", "png", "csv")
@@ -67,12 +66,12 @@ def _text(content):
     return b64encode(content).decode()
 
 
-def mount(fig, numbers, name, caption, alt=None, folder=None):
-    """A figure as a page shows it; its files are also written to `folder`, if one is given.
+def mount(fig, numbers, name, caption, profile, alt=None):
+    """A figure as a page shows it; its files are also written to _build/figures/<profile>.
 
     numbers: a table of what is drawn. alt: by default made from what the panels hold, see
     `described`. Empty panels and texts that lie on each other are told. The same figure gives the
-    same bytes.
+    same bytes; each file appears complete or not at all.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name={name!r}; valid: letters, digits, '_', '-' and '.'")
@@ -84,8 +83,7 @@ def mount(fig, numbers, name, caption, alt=None, folder=None):
     words = alt or described(fig)
     plt.close(fig)
     plate = Plate(name, files, caption, words)
-    if folder is not None:
-        _keep(plate, Path(folder))
+    _keep(plate, paths.ROOT / "_build" / "figures" / profile)
     return plate
 
 

@@ -1,9 +1,7 @@
 """Figures of the book: a data frame in, matplotlib axes out. One style, one colour per family."""
 
-import io
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,6 @@ from matplotlib.ticker import PercentFormatter
 
 from flatbook.figures.labels import write_labels
 from flatbook.figures.style import style
-from flatlib.files import atomic, progress
 from flatlib.records import columns
 
 LABELS_AT_MOST = 20  # more points than this get a legend only
@@ -232,38 +229,3 @@ def caption(tidy):
             parts.append((column.how + fewer).format_map(row) + paper)
     parts += [tidy.attrs["lacking"]] if "lacking" in tidy.attrs else []
     return "; ".join(parts) + "."
-
-
-def _empty(ax):
-    """Whether axes that are shown have nothing in them; a line across them is nothing."""
-    return ax.get_visible() and ax.axison and not np.isfinite(ax.dataLim.get_points()).all()
-
-
-def save(fig, numbers, name, folder):
-    """Write folder/name.svg, .png and .csv (the numbers drawn); returns the three paths, or none
-    where they cannot be written.
-
-    Each file appears complete or not at all, and is the same, byte for byte, for the same figure.
-    Empty panels are told.
-    """
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"name={name!r}; valid: letters, digits, '_', '-' and '.'")
-    if blank := sum(map(_empty, fig.axes)):
-        progress.say(f"{name}: {blank} empty panel{'s' * (blank > 1)}")
-    named = numbers.index.name is not None or numbers.index.nlevels > 1
-    content = {".csv": numbers.to_csv(index=named, lineterminator="\n").encode()}
-    for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-        buffer = io.BytesIO()
-        with style():
-            fig.savefig(buffer, format=suffix[1:], metadata=metadata, bbox_inches="tight")
-        content[suffix] = buffer.getvalue()
-    paths = [Path(folder) / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")]
-    try:
-        for path in paths:
-            atomic.write(path, content[path.suffix])
-    except OSError as error:  # a checkout that only shows what is stored need not be writable
-        progress.say(f"the figure is shown but not kept as {name}.*: {error}")
-        return []
-    return paths
-
-

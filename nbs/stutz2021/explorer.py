@@ -35,14 +35,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, live, relations
-from flatbook.figures import explorer, plots, scatters
+from flatbook.figures import explorer, plate, scatters
 from flatlib import runs
-from flatlib.files import paths
 from flatlib.records.columns import differences
 
 pd.set_option("display.max_colwidth", None)
@@ -96,13 +94,16 @@ display(explorer.bundle(fig), raw=True)
 #
 # Which pair is worth looking at? Pearson's coefficient of each two measures:
 
-# %% mystnb={"figure": {"caption": "Pearson's coefficient of each two measures over the methods. Below the diagonal published for CIFAR-10, without RobustBench, above it measured here; empty where nothing is printed.", "name": "explorer-coefficients"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 ordinary = printed[printed["family"] != "RobustBench"]
 table = relations.coefficients(ordinary, ours, MEASURES)
 ax = scatters.squares(table)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(ax.figure, table, "stutz2021_explorer", folder)
-plt.show()
+caption = (
+    "Pearson's coefficient of each two measures over the methods. Below "
+    "the diagonal published for CIFAR-10, without RobustBench, above it "
+    "measured here; empty where nothing is printed."
+)
+plate.mount(ax.figure, table, "stutz2021_explorer", caption, profile)
 
 # %% [markdown]
 # ## Checks

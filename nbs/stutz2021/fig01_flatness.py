@@ -38,14 +38,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, live, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
@@ -113,7 +111,7 @@ per_seed.round(3)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RLoss on test images against average-case flatness. Above, the printed values for CIFAR-10; triangles are eight networks from RobustBench, trained by others and stopped early, which exist only as published values. Below, the networks measured here: means over seeds, bars of one standard deviation where there are several seeds; where the reader has trained some, those are in colour over the stored ones. Methods of Table 1 in colour and named, the others in grey; in brackets the 95 % interval of Pearson's coefficient, taken without RobustBench. Lower is more robust, left is flatter.", "name": "fig01-flatness"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 frames = {
     "published": pd.concat([printed, relations.robustbench()]),
     f"measured, {profile}": live.over(ours, mine),
@@ -126,9 +124,19 @@ for ax, title in zip(axes, frames):
     scatters.heading(ax, title, found.loc[title])
 columns = ["label", "family", X, Y, f"{X}_std", f"{Y}_std"]
 numbers = pd.concat(frames, names=["panel", "method"]).reindex(columns=columns)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, numbers, "stutz2021_fig01", folder)
-plt.show()
+caption = (
+    "RLoss on test images against average-case flatness. Above, the "
+    "printed values for CIFAR-10; triangles are eight networks from "
+    "RobustBench, trained by others and stopped early, which exist only "
+    "as published values. Below, the networks measured here: means over "
+    "seeds, bars of one standard deviation where there are several "
+    "seeds; where the reader has trained some, those are in colour over "
+    "the stored ones. Methods of Table 1 in colour and named, the "
+    "others in grey; in brackets the 95 % interval of Pearson's "
+    "coefficient, taken without RobustBench. Lower is more robust, left "
+    "is flatter."
+)
+plate.mount(fig, numbers, "stutz2021_fig01", caption, profile)
 
 # %% tags=["hide-input"]
 panels = {title: (frame, X, Y) for title, frame in frames.items()}

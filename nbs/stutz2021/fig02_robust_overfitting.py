@@ -33,14 +33,12 @@ seeds: list = [0, 1, 2]  # one network per seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, live, published, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs
@@ -104,7 +102,7 @@ pd.concat({"RLoss": rise, "RErr": errors}).round(3)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Training curves of AT. Above: RLoss on training and on test images. Middle: RLoss on all test images, and on those classified correctly and incorrectly without attack. Below: RErr; the dashed line is its level at the early-stopped epoch. Upright, dotted: the learning rate is lowered for the first time. Means over seeds, bands of one standard deviation where there are several; in red the network of the reader, where there is one.", "name": "fig02-overfitting"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(rows=3, height=3.2)
 top, middle, bottom = axes[:, 0]
 curves.training(history, "rloss", top, ("train", "test"))
@@ -127,9 +125,16 @@ with plots.style():
     middle.set(ylim=(0, None), xlabel="")
     bottom.set_ylim(0, 1)
     bottom.legend(loc="best")
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, history, "stutz2021_fig02", folder)
-plt.show()
+caption = (
+    "Training curves of AT. Above: RLoss on training and on test "
+    "images. Middle: RLoss on all test images, and on those classified "
+    "correctly and incorrectly without attack. Below: RErr; the dashed "
+    "line is its level at the early-stopped epoch. Upright, dotted: the "
+    "learning rate is lowered for the first time. Means over seeds, "
+    "bands of one standard deviation where there are several; in red "
+    "the network of the reader, where there is one."
+)
+plate.mount(fig, history, "stutz2021_fig02", caption, profile)
 
 # %% tags=["hide-input"]
 if mine is not None:

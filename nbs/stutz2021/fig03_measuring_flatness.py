@@ -38,16 +38,14 @@ images: int = 128  # test and training images that RLoss is taken on
 points: int = 31  # steps along the direction
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import PGD, runs, slices
-from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
@@ -109,7 +107,7 @@ Markdown(plots.caption(measures))
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Computed, not drawn by hand. Above: RLoss on test images along one random direction from the sharp network; within the ball of relative radius ξ (shaded) it grows by the length of the arrow, a flatness in this one direction. Below: the same for a sharp and a flat network, on test (solid) and training images (dotted); the gap between the two curves at s = 0 is the robust generalisation gap.", "name": "fig03-flatness"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(rows=2, height=3.4)
 above, below = axes[:, 0]
 with plots.style():
@@ -141,9 +139,16 @@ with plots.style():
     below.set_title("sharp and flat, training and test images", loc="left")
     below.legend(loc="upper center")
 fig.subplots_adjust(hspace=0.2)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, walks, "stutz2021_fig03", folder)
-plt.show()
+caption = (
+    "Computed, not drawn by hand. Above: RLoss on test images along one "
+    "random direction from the sharp network; within the ball of "
+    "relative radius ξ (shaded) it grows by the length of the arrow, a "
+    "flatness in this one direction. Below: the same for a sharp and a "
+    "flat network, on test (solid) and training images (dotted); the "
+    "gap between the two curves at s = 0 is the robust generalisation "
+    "gap."
+)
+plate.mount(fig, walks, "stutz2021_fig03", caption, profile)
 
 # %% [markdown]
 # ## Checks

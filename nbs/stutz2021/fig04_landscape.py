@@ -37,14 +37,12 @@ seeds: list = [0]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}
@@ -116,7 +114,7 @@ rises.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RLoss along lines in weight space through the network at s = 0, measured. Left: mean over random directions, s = 1 is a move by half the length of each layer. Right: maximum over adversarial directions, s = 1 is a move by a fortieth. Above: AT, the same network scaled, and AT with small batches or Adam. Below: AT and other methods. Curves of AT and of its scaled versions lie on top of each other. In the names: RErr under AutoAttack.", "name": "fig04-landscape"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(2, 2, width=7.0, height=3.6)
 labels = {
     model: f"{names.get(model, model)}, {rerr[model]:.0%}"
@@ -136,11 +134,18 @@ for row, colors in zip(axes, ROWS.values()):
 for row in axes:
     curves.share(row, low=0)
 fig.subplots_adjust(hspace=0.3, wspace=0.08)
-folder = paths.ROOT / "_build" / "figures" / profile
 lines = measures[measures["measure"].isin(list(sides))]
 columns = ["model", "seed", "measure", "at", "value", "std", "draws", "n"]
-plots.save(fig, lines[columns], "stutz2021_fig04", folder)
-plt.show()
+caption = (
+    "RLoss along lines in weight space through the network at s = 0, "
+    "measured. Left: mean over random directions, s = 1 is a move by "
+    "half the length of each layer. Right: maximum over adversarial "
+    "directions, s = 1 is a move by a fortieth. Above: AT, the same "
+    "network scaled, and AT with small batches or Adam. Below: AT and "
+    "other methods. Curves of AT and of its scaled versions lie on top "
+    "of each other. In the names: RErr under AutoAttack."
+)
+plate.mount(fig, lines[columns], "stutz2021_fig04", caption, profile)
 
 # %% [markdown]
 # ## Checks

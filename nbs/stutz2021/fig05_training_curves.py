@@ -36,14 +36,12 @@ workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 PANELS = {  # title: measure, lines, methods
@@ -116,7 +114,7 @@ rise.rename(names).rename_axis(None).round(3)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Training curves, measured: test images solid, training images dotted; in the first panel test images classified correctly without attack dotted, incorrectly dashed. Numbers are the columns of the published figure. Means over seeds, bands of one standard deviation where there are several.", "name": "fig05-training-curves"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(rows=len(PANELS), width=6.6, height=2.3)
 for ax, (title, (what, lines, part)) in zip(axes[:, 0], PANELS.items()):
     colors = dict(zip(part, curves.PALETTE))
@@ -127,9 +125,14 @@ for ax, (title, (what, lines, part)) in zip(axes[:, 0], PANELS.items()):
         ax.label_outer()
 fig.subplots_adjust(right=0.72, hspace=0.28)
 fig.set_dpi(120)  # many panels: keeps the notebook small
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, history, "stutz2021_fig05", folder)
-plt.show()
+caption = (
+    "Training curves, measured: test images solid, training images "
+    "dotted; in the first panel test images classified correctly "
+    "without attack dotted, incorrectly dashed. Numbers are the columns "
+    "of the published figure. Means over seeds, bands of one standard "
+    "deviation where there are several."
+)
+plate.mount(fig, history, "stutz2021_fig05", caption, profile)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

@@ -36,15 +36,13 @@ seeds: list = [0]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = ["at", "ssl4", "awp0.01", "unlabeled"]
@@ -122,7 +120,7 @@ pd.DataFrame(ranks).T.round(2)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "AT, measured at every tenth epoch: RLoss on test and training images, average-case and worst-case flatness in RLoss, and the largest eigenvalue λ_max of the Hessian of the clean loss. Upright, dotted: the learning rate is lowered for the first time; in the paper this is the best epoch.", "name": "fig06-over-epochs"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 first = table[table["method"] == shown[0]]
 fig, axes = plots.panels(rows=len(PANELS), height=1.7)
 for ax, (label, columns) in zip(axes[:, 0], PANELS.items()):
@@ -132,11 +130,16 @@ for ax, (label, columns) in zip(axes[:, 0], PANELS.items()):
         ax.legend(loc="lower right")
         ax.label_outer()
 fig.subplots_adjust(hspace=0.12)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, table, "stutz2021_fig06", folder)
-plt.show()
+caption = (
+    "AT, measured at every tenth epoch: RLoss on test and training "
+    "images, average-case and worst-case flatness in RLoss, and the "
+    "largest eigenvalue λ_max of the Hessian of the clean loss. "
+    "Upright, dotted: the learning rate is lowered for the first time; "
+    "in the paper this is the best epoch."
+)
+plate.mount(fig, table, "stutz2021_fig06", caption, profile)
 
-# %% mystnb={"figure": {"caption": "RLoss on test images against flatness over the epochs of training, from blue (early) to red (late), the last network ringed. Left average case, right worst case; AT and three methods that overfit less. Networks of the first epochs may lie outside the panels.", "name": "fig06-paths"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(len(shown), 2, height=2.3, legend=0.5)
 for row, name in zip(axes, shown):
     part = table[table["method"] == name]
@@ -150,9 +153,13 @@ for column, x in zip(axes.T, (X, X2)):
     curves.frame(column, table, x, Y)
 curves.progress_bar(fig)
 fig.subplots_adjust(hspace=0.25, wspace=0.08)
-plots.save(fig, table[["method", "seed", "epoch", Y, *measured]],
-           "stutz2021_fig06_paths", folder)
-plt.show()
+caption = (
+    "RLoss on test images against flatness over the epochs of training, "
+    "from blue (early) to red (late), the last network ringed. Left "
+    "average case, right worst case; AT and three methods that overfit "
+    "less. Networks of the first epochs may lie outside the panels."
+)
+plate.mount(fig, table[["method", "seed", "epoch", Y, *measured]], "stutz2021_fig06_paths", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -35,14 +35,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
@@ -93,7 +91,7 @@ trends.round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RLoss on test images against average-case flatness for the settings of six methods; numbers are the settings, dotted lines least-squares lines. The star is AT, which has weight decay 0.0005 and none of the other methods. Above as published for CIFAR-10, below as measured here, means over seeds.", "name": "fig07-settings"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 frames = {"published, CIFAR-10": printed, f"measured, {profile}": ours}
 fig, axes = plots.panels(2, 1, width=6.0, height=4.6, legend=0.7)
 for ax, (title, frame) in zip(axes[:, 0], frames.items()):
@@ -103,9 +101,14 @@ axes[0, 0].set_xlabel("")
 columns = ["label", "family", X, Y, f"{X}_std", f"{Y}_std"]
 numbers = pd.concat(frames, names=["panel", "method"]).reindex(columns=columns)
 numbers = numbers[numbers.index.isin(["at", *swept], level="method")]
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, numbers, "stutz2021_fig07", folder)
-plt.show()
+caption = (
+    "RLoss on test images against average-case flatness for the "
+    "settings of six methods; numbers are the settings, dotted lines "
+    "least-squares lines. The star is AT, which has weight decay 0.0005 "
+    "and none of the other methods. Above as published for CIFAR-10, "
+    "below as measured here, means over seeds."
+)
+plate.mount(fig, numbers, "stutz2021_fig07", caption, profile)
 
 # %% [markdown]
 # ## Checks

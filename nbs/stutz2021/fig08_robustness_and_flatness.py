@@ -36,14 +36,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, live, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import data, losses, runs
-from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
@@ -105,7 +103,7 @@ found.round(2)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "Published, CIFAR-10. Upper left: RErr against RLoss, with a least-squares line on each side of 2.3, the loss of guessing among ten classes. Upper right: RLoss against average-case flatness. Lower left: RErr against average-case flatness. Lower right: RLoss against worst-case flatness. Methods of Table 1 in colour, the others in grey; titles give Pearson's coefficient with its 95 % interval.", "name": "fig08-published"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 table1 = published.table1().index
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
@@ -113,12 +111,19 @@ for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
     plots.scatter(printed, x, y, ax, table1, fit, labels=False, crop=True)
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "published"])
-folder = paths.ROOT / "_build" / "figures" / profile
 told = ["label", "family", *COLUMNS]
-plots.save(fig, printed[told], "stutz2021_fig08_published", folder)
-plt.show()
+caption = (
+    "Published, CIFAR-10. Upper left: RErr against RLoss, with a least- "
+    "squares line on each side of 2.3, the loss of guessing among ten "
+    "classes. Upper right: RLoss against average-case flatness. Lower "
+    "left: RErr against average-case flatness. Lower right: RLoss "
+    "against worst-case flatness. Methods of Table 1 in colour, the "
+    "others in grey; titles give Pearson's coefficient with its 95 % "
+    "interval."
+)
+plate.mount(fig, printed[told], "stutz2021_fig08_published", caption, profile)
 
-# %% mystnb={"figure": {"caption": "Measured here, the same four views. Dotted: least-squares lines. Means over seeds, bars of one standard deviation where there are several seeds; bars, unlike points, may leave the frame.", "name": "fig08-measured"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 drawn, lit = live.over(ours, mine), live.lit(table1, mine)
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
@@ -127,8 +132,12 @@ for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "measured"])
 told += [f"{column}_std" for column in COLUMNS if f"{column}_std" in ours]
-plots.save(fig, drawn[told], "stutz2021_fig08_measured", folder)
-plt.show()
+caption = (
+    "Measured here, the same four views. Dotted: least-squares lines. "
+    "Means over seeds, bars of one standard deviation where there are "
+    "several seeds; bars, unlike points, may leave the frame."
+)
+plate.mount(fig, drawn[told], "stutz2021_fig08_measured", caption, profile)
 
 # %% tags=["hide-input"]
 panels = {f"measured, {view}": (drawn, *pair) for view, pair in VIEWS.items()}

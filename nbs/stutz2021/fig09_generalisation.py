@@ -37,14 +37,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import runs
-from flatlib.files import paths
 from flatlib.records.columns import differences
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
@@ -128,7 +126,7 @@ stopping.round(2).to_frame("measured")
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "Published, CIFAR-10: the robust generalisation gap (left) and robust overfitting (right) against average-case flatness. Methods of Table 1 in colour, the others in grey; triangles are the networks of RobustBench, which come early-stopped only and count for no coefficient. Titles give Pearson's coefficient with its 95 % interval.", "name": "fig09-published"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 table1 = published.table1().index
 both = pd.concat([printed, robustbench])
 coloured = [*table1, *robustbench.index]
@@ -137,12 +135,18 @@ for ax, (view, (x, y)) in zip(axes.flat, list(VIEWS.items())[1:]):
     plots.scatter(both, x, y, ax, coloured, labels=False, crop=True)
     ax.set(xlabel=COLUMNS[x], ylabel=COLUMNS[y])
     scatters.heading(ax, found=found.loc[view, "published"])
-folder = paths.ROOT / "_build" / "figures" / profile
 columns = ["label", "family", FLAT, RLOSS, "rloss_gap", "rloss_overfitting"]
-plots.save(fig, both[columns], "stutz2021_fig09_published", folder)
-plt.show()
+caption = (
+    "Published, CIFAR-10: the robust generalisation gap (left) and "
+    "robust overfitting (right) against average-case flatness. Methods "
+    "of Table 1 in colour, the others in grey; triangles are the "
+    "networks of RobustBench, which come early-stopped only and count "
+    "for no coefficient. Titles give Pearson's coefficient with its 95 "
+    "% interval."
+)
+plate.mount(fig, both[columns], "stutz2021_fig09_published", caption, profile)
 
-# %% mystnb={"figure": {"caption": "Measured here. Upper left: RLoss on test images against average-case flatness on training images. Upper right: the gap between test and training RLoss. Lower left: what training on after the early-stopped epoch added to RLoss. Lower right: RLoss against flatness of the methods of Table 1 at the last epoch (filled) and early-stopped (open). Means over seeds, bars of one standard deviation where there are several seeds; bars may leave the frame.", "name": "fig09-measured"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
     plots.scatter(ours, x, y, ax, table1, labels=False, crop=True)
@@ -155,8 +159,16 @@ ax.set(xlabel=COLUMNS[FLAT], ylabel=COLUMNS[RLOSS])
 scatters.heading(ax, "filled: last; open: stopped")
 columns += [STOPPED, FLAT_TRAIN, FLAT_STOPPED]
 columns += [f"{c}_std" for c in columns if f"{c}_std" in ours]
-plots.save(fig, ours[columns], "stutz2021_fig09_measured", folder)
-plt.show()
+caption = (
+    "Measured here. Upper left: RLoss on test images against average- "
+    "case flatness on training images. Upper right: the gap between "
+    "test and training RLoss. Lower left: what training on after the "
+    "early-stopped epoch added to RLoss. Lower right: RLoss against "
+    "flatness of the methods of Table 1 at the last epoch (filled) and "
+    "early-stopped (open). Means over seeds, bars of one standard "
+    "deviation where there are several seeds; bars may leave the frame."
+)
+plate.mount(fig, ours[columns], "stutz2021_fig09_measured", caption, profile)
 
 # %% tags=["hide-input"]
 panels = {f"measured, {view}": (ours, *pair) for view, pair in VIEWS.items()}

@@ -35,14 +35,12 @@ seeds: list = [0]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 ROWS = {  # title: method and colour
@@ -110,7 +108,7 @@ ours.corr("spearman").round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RLoss along the eigenvector of the largest eigenvalue of the Hessian of the clean loss, scaled layer by layer to half the length of the weights at s = 1 and -1, measured. The network lies at s = 0; the axis is logarithmic. AT in black in both panels.", "name": "fig10-hessian-direction"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(rows=2, height=3.2)
 for ax, (title, colors) in zip(axes[:, 0], ROWS.items()):
     curves.along(lines, "line_hessian", colors, ax, names, legend="right")
@@ -121,10 +119,14 @@ for ax, (title, colors) in zip(axes[:, 0], ROWS.items()):
         ax.label_outer()
 curves.share(axes)
 fig.subplots_adjust(right=0.72, hspace=0.22)
-folder = paths.ROOT / "_build" / "figures" / profile
 columns = ["model", "seed", "measure", "at", "value", "n"]
-plots.save(fig, lines[columns], "stutz2021_fig10", folder)
-plt.show()
+caption = (
+    "RLoss along the eigenvector of the largest eigenvalue of the "
+    "Hessian of the clean loss, scaled layer by layer to half the "
+    "length of the weights at s = 1 and -1, measured. The network lies "
+    "at s = 0; the axis is logarithmic. AT in black in both panels."
+)
+plate.mount(fig, lines[columns], "stutz2021_fig10", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -34,14 +34,12 @@ seeds: list = [0]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SCALED = {"at, scaled-0.5": "AT × 0.5", "at, scaled-2": "AT × 2"}
@@ -107,7 +105,7 @@ rises.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Mean RLoss over random directions in weight space, measured; the network lies at s = 0. Left: directions scaled layer by layer (as in Fig. 4), right: filter by filter, to half the length of the weights at s = 1 and -1.", "name": "fig11-filter-wise"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(2, 2, width=7.0, height=3.6)
 sides = {"line_random": "layer by layer", "line_filter": "filter by filter"}
 for row, colors in zip(axes, ROWS.values()):
@@ -122,10 +120,14 @@ for row, colors in zip(axes, ROWS.values()):
 for row in axes:
     curves.share(row, low=0)
 fig.subplots_adjust(hspace=0.3, wspace=0.08)
-folder = paths.ROOT / "_build" / "figures" / profile
 columns = ["model", "seed", "measure", "at", "value", "std", "draws", "n"]
-plots.save(fig, lines[columns], "stutz2021_fig11", folder)
-plt.show()
+caption = (
+    "Mean RLoss over random directions in weight space, measured; the "
+    "network lies at s = 0. Left: directions scaled layer by layer (as "
+    "in Fig. 4), right: filter by filter, to half the length of the "
+    "weights at s = 1 and -1."
+)
+plate.mount(fig, lines[columns], "stutz2021_fig11", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -38,14 +38,12 @@ seeds: list = [0]  # one network per seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 PAIRS = [(0.25, 0.001), (0.5, 0.003), (0.75, 0.005)]  # average, worst case
@@ -110,7 +108,7 @@ found.sort_index(axis=1, ascending=[False, True]).round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Training of AT, measured at every tenth epoch, for three pairs of radii ξ: RLoss on test and training images, average-case and worst-case flatness of RLoss (solid) and of the clean loss (dashed), and the largest eigenvalue λ_max of the Hessian of the clean loss. The axes are logarithmic, equal steps are equal factors, and the same in all panels. Upright, dotted: the learning rate is lowered for the first time.", "name": "fig12-radii-over-epochs"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(rows=3, width=6.4, height=3.2)
 for ax, ((average, worst), run) in zip(axes[:, 0], tables.items()):
     curves.over_epochs(run, LINES, ax, legend="right", log=True)
@@ -122,9 +120,16 @@ for ax, ((average, worst), run) in zip(axes[:, 0], tables.items()):
 curves.share(axes)
 fig.subplots_adjust(right=0.68, hspace=0.24)
 numbers = pd.concat(tables, names=["average", "worst", "row"])
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, numbers.droplevel("row"), "stutz2021_fig12", folder)
-plt.show()
+caption = (
+    "Training of AT, measured at every tenth epoch, for three pairs of "
+    "radii ξ: RLoss on test and training images, average-case and "
+    "worst-case flatness of RLoss (solid) and of the clean loss "
+    "(dashed), and the largest eigenvalue λ_max of the Hessian of the "
+    "clean loss. The axes are logarithmic, equal steps are equal "
+    "factors, and the same in all panels. Upright, dotted: the learning "
+    "rate is lowered for the first time."
+)
+plate.mount(fig, numbers.droplevel("row"), "stutz2021_fig12", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -37,14 +37,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
@@ -98,18 +96,22 @@ found.round(2)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "Published, CIFAR-10: RLoss on test images against worst-case flatness of the clean loss. Methods of Table 1 in colour and named, the others in grey; the title gives Pearson's coefficient with its 95 % interval.", "name": "fig13-published"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 table1 = published.table1().index
 ax = plots.panels(height=4.4, legend=0.6)[1][0, 0]
 plots.scatter(printed, CLEAN, RLOSS, ax, table1, labels=True, crop=True)
 view = "worst-case flatness of clean loss"
 scatters.heading(ax, "published", found.loc[view, "published"])
-folder = paths.ROOT / "_build" / "figures" / profile
 columns = ["label", "family", RLOSS, CLEAN]
-plots.save(ax.figure, printed[columns], "stutz2021_fig13_published", folder)
-plt.show()
+caption = (
+    "Published, CIFAR-10: RLoss on test images against worst-case "
+    "flatness of the clean loss. Methods of Table 1 in colour and "
+    "named, the others in grey; the title gives Pearson's coefficient "
+    "with its 95 % interval."
+)
+plate.mount(ax.figure, printed[columns], "stutz2021_fig13_published", caption, profile)
 
-# %% mystnb={"figure": {"caption": "Measured here. RLoss on test images against: standard deviation of average-case flatness over weight draws (upper left), average-case flatness on training images (upper right), worst-case flatness of the clean loss (middle left) and, to compare, average-case flatness as in Fig. 1 (middle right). Last row: RLoss against average-case flatness at the last epoch (filled) and early-stopped (open), for all methods whose RLoss early stopping lowers, and its lower left corner. Methods of Table 1 in colour. Means over seeds, bars of one standard deviation where there are several seeds; bars may leave the frame.", "name": "fig13-measured"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(3, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, x) in zip(axes.flat, VIEWS.items()):
     plots.scatter(ours, x, RLOSS, ax, table1, labels=False, crop=True)
@@ -129,8 +131,19 @@ axes[2, 1].set(
 )
 columns += [SPREAD, TRAIN, FLAT, FLAT_STOPPED, STOPPED]
 columns += [f"{c}_std" for c in columns if f"{c}_std" in ours]
-plots.save(fig, ours[columns], "stutz2021_fig13_measured", folder)
-plt.show()
+caption = (
+    "Measured here. RLoss on test images against: standard deviation of "
+    "average-case flatness over weight draws (upper left), average-case "
+    "flatness on training images (upper right), worst-case flatness of "
+    "the clean loss (middle left) and, to compare, average-case "
+    "flatness as in Fig. 1 (middle right). Last row: RLoss against "
+    "average-case flatness at the last epoch (filled) and early-stopped "
+    "(open), for all methods whose RLoss early stopping lowers, and its "
+    "lower left corner. Methods of Table 1 in colour. Means over seeds, "
+    "bars of one standard deviation where there are several seeds; bars "
+    "may leave the frame."
+)
+plate.mount(fig, ours[columns], "stutz2021_fig13_measured", caption, profile)
 
 # %% tags=["hide-input"]
 panels = {view: (ours, x, RLOSS) for view, x in VIEWS.items()}

@@ -36,14 +36,12 @@ seeds: list = [0]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import runs
-from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
@@ -140,7 +138,7 @@ pd.DataFrame({
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "Published, CIFAR-10: RLoss on test images against average-case (left) and worst-case flatness (right) at the two radii whose values are printed. Methods of Table 1 in colour, the others in grey; titles give Pearson's coefficient with its 95 % interval.", "name": "fig14-published"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 table1 = published.table1().index
 fig, axes = plots.panels(1, 2, height=3.0, legend=0.6)
 there = [name for name in radii if name in printed]
@@ -148,12 +146,16 @@ for ax, name in zip(axes.flat, there):
     plots.scatter(printed, name, RLOSS, ax, table1, labels=False, crop=True)
     ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
     scatters.heading(ax, found=found.loc[name, "published"])
-folder = paths.ROOT / "_build" / "figures" / profile
 columns = ["label", "family", RLOSS, *there]
-plots.save(fig, printed[columns], "stutz2021_fig14_published", folder)
-plt.show()
+caption = (
+    "Published, CIFAR-10: RLoss on test images against average-case "
+    "(left) and worst-case flatness (right) at the two radii whose "
+    "values are printed. Methods of Table 1 in colour, the others in "
+    "grey; titles give Pearson's coefficient with its 95 % interval."
+)
+plate.mount(fig, printed[columns], "stutz2021_fig14_published", caption, profile)
 
-# %% mystnb={"figure": {"caption": "Measured here: RLoss on test images against average-case (left column) and worst-case flatness (right column), radius growing from top to bottom. Methods of Table 1 in colour, the others in grey; titles give Pearson's coefficient with its 95 % interval.", "name": "fig14-measured"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 by_case = [[n for n, (c, _) in radii.items() if c == case] for case in
            CASES.values()]
 height = max(map(len, by_case))
@@ -164,8 +166,13 @@ for column, panels in zip(axes.T, by_case):
         ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
         scatters.heading(ax, found=found.loc[name, "measured"])
 columns = ["label", "family", RLOSS, *radii]
-plots.save(fig, ours[columns], "stutz2021_fig14_measured", folder)
-plt.show()
+caption = (
+    "Measured here: RLoss on test images against average-case (left "
+    "column) and worst-case flatness (right column), radius growing "
+    "from top to bottom. Methods of Table 1 in colour, the others in "
+    "grey; titles give Pearson's coefficient with its 95 % interval."
+)
+plate.mount(fig, ours[columns], "stutz2021_fig14_measured", caption, profile)
 
 # %% tags=["hide-input"]
 Markdown(plots.outside({name: (ours, name, RLOSS) for name in radii}))

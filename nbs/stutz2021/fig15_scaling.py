@@ -37,14 +37,12 @@ seeds: list = [0]  # one network per seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 COLORS, DASHES = ("#000000", "#56B4E9", "#E69F00"), ("-", "--", ":")
@@ -112,7 +110,7 @@ small.rename_axis(columns=None).round(3)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RLoss of AT and of the same network with its convolutions multiplied by 0.5 and 2, along random directions (left, mean) and adversarial ones (right, maximum), all scaled layer by layer with the weights; measured. Curves that coincide are drawn on top of each other.", "name": "fig15-scaling"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(1, 2, width=7.0, height=3.4)
 sides = {"line_random": ("random", -1), "line_adversarial": ("adversarial", 0)}
 colors, lines = dict(zip(models, COLORS)), dict(zip(models, DASHES))
@@ -124,9 +122,14 @@ for ax, (measure, (kind, start)) in zip(axes[0], sides.items()):
         ax.label_outer()
 curves.share(axes, low=0)
 fig.subplots_adjust(wspace=0.06)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, small, "stutz2021_fig15", folder)
-plt.show()
+caption = (
+    "RLoss of AT and of the same network with its convolutions "
+    "multiplied by 0.5 and 2, along random directions (left, mean) and "
+    "adversarial ones (right, maximum), all scaled layer by layer with "
+    "the weights; measured. Curves that coincide are drawn on top of "
+    "each other."
+)
+plate.mount(fig, small, "stutz2021_fig15", caption, profile)
 
 # %% [markdown]
 # ## Checks

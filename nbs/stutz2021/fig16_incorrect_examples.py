@@ -38,14 +38,12 @@ workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 COLORS = {  # method: colour
@@ -113,7 +111,7 @@ rise.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Test RLoss during training, measured: on all test images (solid), on those classified correctly without attack (dotted) and incorrectly (dashed, in a panel of their own: the scales differ). Means over seeds, bands of one standard deviation where there are several.", "name": "fig16-incorrect-examples"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(rows=2, height=2.9, legend=0.65)
 colors = {name: color for name, color in COLORS.items() if name in shown}
 groups = {
@@ -128,9 +126,14 @@ for ax, (title, lines) in zip(axes[:, 0], groups.items()):
         ax.label_outer()
 lines = {"all": "-", "correct": ":", "incorrect": "--"}
 curves.key(fig, lines, colors, names)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, history, "stutz2021_fig16", folder)
-plt.show()
+caption = (
+    "Test RLoss during training, measured: on all test images (solid), "
+    "on those classified correctly without attack (dotted) and "
+    "incorrectly (dashed, in a panel of their own: the scales differ). "
+    "Means over seeds, bands of one standard deviation where there are "
+    "several."
+)
+plate.mount(fig, history, "stutz2021_fig16", caption, profile)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

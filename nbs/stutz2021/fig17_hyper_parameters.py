@@ -40,15 +40,13 @@ trades: str = "trades6"  # a TRADES network, attacked in two ways (first seed)
 # %% tags=["hide-input"]
 import string
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import PGD, evaluate, runs
-from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
@@ -109,7 +107,7 @@ rise.rename(names).rename_axis(None).round(3)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "Training curves for the settings of twelve hyper-parameters, measured: RLoss on test images solid, on training images dotted. From dark (weak) to light (strong), AT with its default settings in black. Curves of MART and TRADES on training images are of their own attacks. At profile digits those of weight averaging coincide with AT. Means over seeds, bands of one standard deviation where there are several.", "name": "fig17-hyper-parameters"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(6, 2, width=7.0, height=2.6)
 for ax, (title, part) in zip(axes.flat, SWEEPS.items()):
     colors = curves.shades(part.split(), first=["at"])
@@ -123,9 +121,16 @@ for ax, (title, part) in zip(axes.flat, SWEEPS.items()):
 curves.share(axes)
 fig.subplots_adjust(hspace=0.52, wspace=0.1)
 fig.set_dpi(120)  # many panels: keeps the notebook small
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, history, "stutz2021_fig17", folder)
-plt.show()
+caption = (
+    "Training curves for the settings of twelve hyper-parameters, "
+    "measured: RLoss on test images solid, on training images dotted. "
+    "From dark (weak) to light (strong), AT with its default settings "
+    "in black. Curves of MART and TRADES on training images are of "
+    "their own attacks. At profile digits those of weight averaging "
+    "coincide with AT. Means over seeds, bands of one standard "
+    "deviation where there are several."
+)
+plate.mount(fig, history, "stutz2021_fig17", caption, profile)
 
 # %% [markdown]
 # ### One network, two attacks
@@ -152,7 +157,7 @@ for epoch in run.snapshots():
 both = pd.DataFrame(rows, columns=["progress", "attack", "RLoss", "RErr"])
 both.pivot(index="progress", columns="attack").iloc[[0, -1]].round(3)
 
-# %% mystnb={"figure": {"caption": "RLoss of the networks of one TRADES run on the same test images, under the attack it was trained with (KL, solid) and under the usual one (CE, dotted), by PGD-7 with one start.", "name": "fig17-trades"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.0)
 ax = axes[0, 0]
 with plots.style():
@@ -162,8 +167,12 @@ with plots.style():
     ax.set(xlabel="epoch / epochs", ylabel="RLoss (test)", xlim=(0, 1))
     ax.legend(loc="best")
 curves.headroom(ax, after=0)
-plots.save(fig, both, "stutz2021_fig17_trades", folder)
-plt.show()
+caption = (
+    "RLoss of the networks of one TRADES run on the same test images, "
+    "under the attack it was trained with (KL, solid) and under the "
+    "usual one (CE, dotted), by PGD-7 with one start."
+)
+plate.mount(fig, both, "stutz2021_fig17_trades", caption, profile)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

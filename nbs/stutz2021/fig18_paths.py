@@ -38,14 +38,12 @@ workers: int = 2  # networks trained at the same time, if live
 # %% tags=["hide-input"]
 import math
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = (
@@ -101,7 +99,7 @@ grown.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RLoss on test images against average-case flatness over the epochs of training, from blue (early) to red (late), the last network ringed; measured at every tenth epoch, one panel for each method, all with the same axes. Networks of the first epochs may lie outside the panels.", "name": "fig18-paths"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 rows = math.ceil(len(shown) / 3)
 fig, axes = plots.panels(rows, 3, width=6.6, height=2.0, legend=0.5)
 for ax, name in zip(axes.flat, shown):
@@ -111,9 +109,14 @@ for ax, name in zip(axes.flat, shown):
 curves.small_multiples(axes, len(shown), "RLoss (test)")
 curves.frame(axes, table, X, Y)
 curves.progress_bar(fig)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, table, "stutz2021_fig18", folder)
-plt.show()
+caption = (
+    "RLoss on test images against average-case flatness over the epochs "
+    "of training, from blue (early) to red (late), the last network "
+    "ringed; measured at every tenth epoch, one panel for each method, "
+    "all with the same axes. Networks of the first epochs may lie "
+    "outside the panels."
+)
+plate.mount(fig, table, "stutz2021_fig18", caption, profile)
 
 # %% [markdown]
 # ## Checks

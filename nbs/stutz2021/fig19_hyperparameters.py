@@ -38,14 +38,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, relations
-from flatbook.figures import plots, scatters
+from flatbook.figures import plate, plots, scatters
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 RLOSS = "rloss_test_pgd"
@@ -104,7 +102,7 @@ trends.round(2)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "Published, CIFAR-10: RLoss on test images against flatness for the settings of methods in groups; numbers are the settings, dotted lines least-squares lines, the star is AT. The first four views show average-case flatness, the fifth worst-case flatness of the methods of the third.", "name": "fig19-published"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(3, 2, height=3.0, gap=0.85)
 for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
     single = ["late"] if view == "schedules" else []
@@ -114,15 +112,20 @@ for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
     ax.set(xlabel=AXES[x], ylabel="RLoss (test)")
     scatters.heading(ax, view)
 scatters.key(fig, axes[2, 1])
-folder = paths.ROOT / "_build" / "figures" / profile
 columns = ["label", "family", RLOSS, AVERAGE, WORST]
 every = sorted({name for sweeps, _ in VIEWS.values() for name in sweeps})
 swept = [m for name in every for m in relations.settings(printed, name).index]
 rows = printed.index.isin(["at", "late", *swept])
-plots.save(fig, printed.loc[rows, columns], "stutz2021_fig19_published", folder)
-plt.show()
+caption = (
+    "Published, CIFAR-10: RLoss on test images against flatness for the "
+    "settings of methods in groups; numbers are the settings, dotted "
+    "lines least-squares lines, the star is AT. The first four views "
+    "show average-case flatness, the fifth worst-case flatness of the "
+    "methods of the third."
+)
+plate.mount(fig, printed.loc[rows, columns], "stutz2021_fig19_published", caption, profile)
 
-# %% mystnb={"figure": {"caption": "Measured here, the same views. Means over seeds.", "name": "fig19-measured"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(3, 2, height=3.0, gap=0.85)
 for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
     single = ["late"] if view == "schedules" else []
@@ -134,8 +137,10 @@ for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
 scatters.key(fig, axes[2, 1])
 columns += [f"{c}_std" for c in columns if f"{c}_std" in ours]
 rows = ours.index.isin(["at", "late", *swept])
-plots.save(fig, ours.loc[rows, columns], "stutz2021_fig19_measured", folder)
-plt.show()
+caption = (
+    "Measured here, the same views. Means over seeds."
+)
+plate.mount(fig, ours.loc[rows, columns], "stutz2021_fig19_measured", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -38,14 +38,12 @@ workers: int = 2  # networks trained at the same time, if live
 # %% tags=["hide-input"]
 import math
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
 from flatbook import claims, published, relations, training_curves
-from flatbook.figures import curves, plots
+from flatbook.figures import curves, plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 SHOWN = (  # one setting of each method
@@ -108,7 +106,7 @@ both.rename(names).rename_axis(None).round(2)
 # %% [markdown]
 # ## Figures
 
-# %% mystnb={"figure": {"caption": "RLoss during training, measured: test images solid, training images dotted; dashed, the level of the test curve at the early-stopped epoch. The test curve is under PGD-7; that on training images under the attack used in training, without adversarial weights. All panels have the same axes. Means over seeds, bands of one standard deviation where there are several.", "name": "fig20-rloss"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 size = {"rows": math.ceil(len(shown) / 3), "columns": 3}
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
 for ax, name in zip(axes.flat, shown):
@@ -120,11 +118,17 @@ curves.share(axes)
 lines = {"test": "-", "train": ":", "test, early-stopped": "--"}
 curves.key(fig, lines)
 fig.set_dpi(110)  # many panels: keeps the notebook small
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, history, "stutz2021_fig20", folder)
-plt.show()
+caption = (
+    "RLoss during training, measured: test images solid, training "
+    "images dotted; dashed, the level of the test curve at the early- "
+    "stopped epoch. The test curve is under PGD-7; that on training "
+    "images under the attack used in training, without adversarial "
+    "weights. All panels have the same axes. Means over seeds, bands of "
+    "one standard deviation where there are several."
+)
+plate.mount(fig, history, "stutz2021_fig20", caption, profile)
 
-# %% mystnb={"figure": {"caption": "RErr during training, measured: test images under PGD-7 solid, training images under the attack used in training dotted; dashed, the level at the early-stopped epoch. All panels have the same axes. Means over seeds.", "name": "fig20-rerr"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
 for ax, name in zip(axes.flat, shown):
     curves.compare(history, {name: "#D55E00"}, "rerr", ax, legend="")
@@ -134,8 +138,13 @@ curves.share(axes, low=0, high=1)
 curves.key(fig, lines)
 fig.set_dpi(110)
 levels = stopped[["epoch", "progress", "rloss", "rerr"]]
-plots.save(fig, levels, "stutz2021_fig20_early_stopping", folder)
-plt.show()
+caption = (
+    "RErr during training, measured: test images under PGD-7 solid, "
+    "training images under the attack used in training dotted; dashed, "
+    "the level at the early-stopped epoch. All panels have the same "
+    "axes. Means over seeds."
+)
+plate.mount(fig, levels, "stutz2021_fig20_early_stopping", caption, profile)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

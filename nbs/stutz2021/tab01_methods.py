@@ -36,14 +36,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, live, published, tables
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
@@ -110,7 +108,7 @@ tables.sheet(by_group, COLUMNS)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "RErr under AutoAttack of the methods of Table 1, measured here against published for CIFAR-10. Were the two settings to rank the methods alike, the points would rise from left to right. Means over seeds, bars of one standard deviation where there are several; networks that the reader has trained are in colour over the stored ones.", "name": "tab01-ranking"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 means = wide.groupby("method").mean()
 ranks = printed[["label", "family"]].assign(rerr_published=printed[RERR])
 std = wide[RERR].groupby("method").std()
@@ -119,9 +117,15 @@ ranks = ranks.assign(rerr_measured=means[RERR], rerr_measured_std=std)
 drawn, lit = live.over(ranks, own), live.lit(ranks.index, own)
 ax = plots.scatter(drawn, "rerr_published", "rerr_measured", highlight=lit)
 ax.set(xlabel="RErr, published, CIFAR-10", ylabel=f"RErr, measured, {profile}")
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(ax.figure, tables.flat(table), "stutz2021_tab01", folder)
-plt.show()
+caption = (
+    "RErr under AutoAttack of the methods of Table 1, measured here "
+    "against published for CIFAR-10. Were the two settings to rank the "
+    "methods alike, the points would rise from left to right. Means "
+    "over seeds, bars of one standard deviation where there are "
+    "several; networks that the reader has trained are in colour over "
+    "the stored ones."
+)
+plate.mount(ax.figure, tables.flat(table), "stutz2021_tab01", caption, profile)
 
 # %% [markdown]
 # Spearman's coefficient between published and measured, over the methods: 1

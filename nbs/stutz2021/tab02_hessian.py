@@ -37,14 +37,12 @@ seeds: list = [0]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, tables
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 from flatlib.training import profiles
 
 pd.set_option("display.max_colwidth", None)
@@ -119,7 +117,7 @@ pd.DataFrame({
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Robust error under AutoAttack against the largest Hessian eigenvalue of the mean clean loss (published: a quarter of the printed value), on a logarithmic axis, without the scaled versions. Above: published, CIFAR-10; below: measured here.", "name": "tab02-eigenvalues"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 rows = [m for m in printed.index if not m.startswith("at,")]
 names = published.stutz2021().loc[rows, ["label", "family"]]
 frames = {
@@ -132,9 +130,13 @@ fig, axes = plots.side_by_side(frames, x=LAMBDA, y=RERR, labels=True)
 for ax in axes:
     ax.set_xscale("log")
 axes[-1].set_xlabel("λ_max of the mean clean loss")
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, tables.flat(table), "stutz2021_tab02", folder)
-plt.show()
+caption = (
+    "Robust error under AutoAttack against the largest Hessian "
+    "eigenvalue of the mean clean loss (published: a quarter of the "
+    "printed value), on a logarithmic axis, without the scaled "
+    "versions. Above: published, CIFAR-10; below: measured here."
+)
+plate.mount(fig, tables.flat(table), "stutz2021_tab02", caption, profile)
 
 # %% [markdown]
 # ## Checks

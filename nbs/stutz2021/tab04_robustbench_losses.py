@@ -38,14 +38,12 @@ seeds: list = [0]  # each of these networks exists once
 workers: int = 1  # networks measured at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, tables
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 from flatlib.runs import robustbench
 from flatlib.training import profiles
 
@@ -97,7 +95,7 @@ tables.sheet(table, COLUMNS)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Robust loss under PGD against average-case flatness: networks of RobustBench (triangles) and the 74 networks of the paper (grey).", "name": "tab04-robustbench"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 ours = published.stutz2021()[[FLAT, Y]].assign(label="", family="")
 short = printed.index.str.replace(r" et al\.|\(.*\)", "", regex=True)
 theirs = printed[[FLAT, Y]].assign(label=short, family="RobustBench")
@@ -109,9 +107,11 @@ if found:
 fig, axes = plots.side_by_side(
     frames, x=FLAT, y=Y, highlight=printed.index, labels=True
 )
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, tables.flat(table), "stutz2021_tab04", folder)
-plt.show()
+caption = (
+    "Robust loss under PGD against average-case flatness: networks of "
+    "RobustBench (triangles) and the 74 networks of the paper (grey)."
+)
+plate.mount(fig, tables.flat(table), "stutz2021_tab04", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -36,14 +36,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, tables
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 RERR = "rerr_test_aa"
@@ -98,7 +96,7 @@ tables.sheet(by_group, COLUMNS)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "How far the published and the measured numbers put the methods in the same order: Spearman's rank correlation over the methods, for each column of the table. 1: the same order; 0: no relation. Line at 0.5 as a guide to the eye.", "name": "tab05-agreement"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 pairs = {
     title: table[column][["published", "measured"]].corr("spearman").iloc[0, 1]
     for column, (title, _) in COLUMNS.items()
@@ -113,9 +111,13 @@ with plots.style():
     ax.axvline(0, color="#444444", linewidth=0.8)
     ax.set(xlim=(min(-0.2, agreement.min() - 0.1), 1), xlabel=agreement.name)
     fig.subplots_adjust(left=0.4)
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(fig, tables.flat(table), "stutz2021_tab05", folder)
-plt.show()
+caption = (
+    "How far the published and the measured numbers put the methods in "
+    "the same order: Spearman's rank correlation over the methods, for "
+    "each column of the table. 1: the same order; 0: no relation. Line "
+    "at 0.5 as a guide to the eye."
+)
+plate.mount(fig, tables.flat(table), "stutz2021_tab05", caption, profile)
 
 # %% [markdown]
 # ## Checks

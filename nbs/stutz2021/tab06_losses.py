@@ -34,14 +34,12 @@ seeds: list = [0, 1, 2]  # one network per method and seed
 workers: int = 2  # networks trained at the same time, if live
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
 from flatbook import claims, published, tables
-from flatbook.figures import plots
+from flatbook.figures import plate, plots
 from flatlib import runs
-from flatlib.files import paths
 
 pd.set_option("display.max_colwidth", None)
 RLOSS, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
@@ -84,7 +82,7 @@ tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)
 # %% [markdown]
 # ## Figure
 
-# %% mystnb={"figure": {"caption": "Robust loss of all methods, measured here against published for CIFAR-10 (PGD, last epoch). Coloured by family. Means over seeds, bars of one standard deviation where there are several.", "name": "tab06-losses"}} tags=["hide-input"]
+# %% tags=["hide-input"]
 both = printed[["label", "family"]].assign(
     rloss_published=table[(RLOSS, "published")],
     rloss_measured=table[(RLOSS, "measured")],
@@ -95,9 +93,12 @@ ax.set(
     xlabel="RLoss (test, PGD), published, CIFAR-10",
     ylabel=f"RLoss (test, PGD), measured, {profile}",
 )
-folder = paths.ROOT / "_build" / "figures" / profile
-plots.save(ax.figure, tables.flat(table), "stutz2021_tab06", folder)
-plt.show()
+caption = (
+    "Robust loss of all methods, measured here against published for "
+    "CIFAR-10 (PGD, last epoch). Coloured by family. Means over seeds, "
+    "bars of one standard deviation where there are several."
+)
+plate.mount(ax.figure, tables.flat(table), "stutz2021_tab06", caption, profile)
 
 # %% [markdown]
 # ## Checks
