@@ -159,7 +159,10 @@ caption = (
     "by AT. Bars: one standard deviation over draws or restarts; where "
     "none is shown there are no draws."
 )
-plate.mount(fig, effect.rename_axis("choice"), "stutz2021_disagreements", caption, profile)
+plate.mount(
+    fig, effect.rename_axis("choice"),
+    "stutz2021_disagreements", caption, profile,
+)
 
 # %% [markdown]
 # ## Label smoothing
@@ -177,7 +180,7 @@ step = 0.3 * K / (K - 1) - 0.3
 pd.DataFrame({
     "printed at τ = 0.3": sweep.loc["smooth0.3"],
     "change for τ + 0.033": sweep.diff().loc["smooth0.3"] * step / 0.1,
-}).rename({column: plots.axis_label(column, sweep) for column in columns}).round(3)
+}).rename({name: plots.axis_label(name, sweep) for name in columns}).round(3)
 
 # %% [markdown]
 # ## Reading

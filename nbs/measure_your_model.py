@@ -205,7 +205,10 @@ caption = (
     "there are several): RLoss on test images against average-case "
     "flatness."
 )
-plate.mount(fig, everything.rename_axis("method"), "yours_fig01", caption, profile)
+plate.mount(
+    fig, everything.rename_axis("method"),
+    "yours_fig01", caption, profile,
+)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 Markdown(f"""

@@ -109,3 +109,11 @@ def test_the_book_gets_the_files_back(root):
     assert all(files[f"fig01.{kind}"] == figure.files[kind] for kind in ("pdf", "png", "csv"))
     assert b"var(" not in files["fig01.svg"] and ET.fromstring(files["fig01.svg"]) is not None
     assert base64.b64decode(data["image/png"]) == figure.files["png"]
+
+
+def test_labels_find_places_although_nothing_was_drawn_before():
+    """Limits that matplotlib computes only when it draws count already."""
+    robustbench = published.robustbench()
+    both = pd.concat([PRINTED.assign(label=""), robustbench.assign(label=robustbench.index)])
+    ax = plots.scatter(both, X, "rerr_test_aa", highlight=robustbench.index, labels=True)
+    assert len(ax.texts) >= 8 and plate.troubles(ax.figure) == []

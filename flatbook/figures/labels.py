@@ -19,6 +19,7 @@ def write_labels(ax, points, texts, others, size=8.0):
     """
     if not len(texts):
         return
+    ax.get_xlim(), ax.get_ylim()  # limits that matplotlib has put off are computed now
     to_print = 72 / ax.figure.dpi  # pixels to points of print
     here = ax.transData.transform(points) * to_print
     marks = ax.transData.transform(others) * to_print

@@ -117,7 +117,7 @@ def squares(table, ax=None):
             if np.isfinite(value):
                 color = "white" if abs(value) > 0.75 else "black"
                 words = f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("-", "−")
-                ax.text(column, row, words, ha="center", va="center", color=color, size=6.5)
+                ax.text(column, row, words, ha="center", va="center", color=color, size=7.0)
         ax.set_xticks(range(len(table)), table.columns, rotation=90, size=8.5)
         ax.set_yticks(range(len(table)), table.index, size=8.5)
         ax.grid(False)

@@ -19,18 +19,8 @@
 # **Claim.** Across ways of training, the networks with a low robust loss
 # (RLoss) on test images are those whose RLoss hardly changes when their weights
 # move.
-#
-# **Cost.** With `source = "committed"` seconds. Live, the 19 methods of
-# `methods = "table1"` take a quarter of the time of all 74: at `fashion` 20 to
-# 40 minutes for each seed on two CPU cores. What it will take here is
-# said before it starts, and what was finished once is kept.
-#
-# **What to expect.** Two panels of the same shape: the points rise from the
-# lower left (flat, robust) to the upper right (sharp, overfitted). The two
-# panels show different images and networks, so compare the pattern and not the
-# values.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "fashion"  # smoke, fashion, digits, cifar10-cpu, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "table1"  # table1, all, or the name of one method
@@ -48,44 +38,14 @@ from flatlib import runs
 pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 
-# %% [markdown]
-# ## Runs
-#
-# The methods of Tables 5 and 6 of the paper, from the stored results or trained
-# and measured here.
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 shown = live.shown(methods, profile, seeds, source)
 measures, mine = shown.measures, shown.mine
 wide = runs.wide(measures)  # a row for each network
 Markdown(shown.caption)
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# `published` are the printed values for CIFAR-10, `measured` the mean over
-# seeds and `std` its standard deviation. The difference says how far apart the
-# two settings are; it is not an error. Rows are in printed order, by robust
-# error.
-
-# %% tags=["scroll-output"]
-table = published.compare(wide, [Y, X])
-names = published.stutz2021()["label"].to_dict()
-table = table.rename(index=names).rename_axis(None)
-for column in (Y, X):
-    display(Markdown(f"**{plots.axis_label(column, wide)}**"))
-    display(table[column].round(2))
-
-# %% [markdown]
-# ### Correlation
-#
-# Pearson's coefficient asks for a line, Spearman's only for the same order;
-# `low` to `high` is the 95 % bootstrap interval of Pearson's. The paper prints
-# a flatness of 0 for the method "Weight clipping 0.025"; with this misprint the
-# coefficients are slightly lower. A method counts once, by its mean over seeds.
-
-# %%
+# %% tags=["hide-input"]
 printed, ours = relations.printed(), relations.means(wide)
 table1 = published.table1().index
 tables = {
@@ -96,22 +56,7 @@ tables = {
     f"measured, {profile}, methods of Table 1": ours[ours.index.isin(table1)],
 }
 found = relations.correlations(tables, {"": (X, Y)}).loc[""]
-found.rename_axis(None).round(3)
 
-# %% [markdown]
-# For each seed alone:
-
-# %%
-per_seed = pd.DataFrame({
-    kind: wide.groupby("seed")[[X, Y]].corr(kind).xs(X, level=1)[Y]
-    for kind in ("pearson", "spearman")
-})
-per_seed.round(3)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
 frames = {
     "published": pd.concat([printed, relations.robustbench()]),
     f"measured, {profile}": live.over(ours, mine),
@@ -141,6 +86,59 @@ plate.mount(fig, numbers, "stutz2021_fig01", caption, profile)
 # %% tags=["hide-input"]
 panels = {title: (frame, X, Y) for title, frame in frames.items()}
 Markdown(plots.outside(panels))
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, the 19 methods of
+# `methods = "table1"` take a quarter of the time of all 74: at `fashion` 20 to
+# 40 minutes for each seed on two CPU cores. What it will take here is
+# said before it starts, and what was finished once is kept.
+#
+# **What to expect.** Two panels of the same shape: the points rise from the
+# lower left (flat, robust) to the upper right (sharp, overfitted). The two
+# panels show different images and networks, so compare the pattern and not the
+# values.
+#
+# The methods of Tables 5 and 6 of the paper, from the stored results or trained
+# and measured here.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# `published` are the printed values for CIFAR-10, `measured` the mean over
+# seeds and `std` its standard deviation. The difference says how far apart the
+# two settings are; it is not an error. Rows are in printed order, by robust
+# error.
+
+# %% tags=["scroll-output"]
+table = published.compare(wide, [Y, X])
+names = published.stutz2021()["label"].to_dict()
+table = table.rename(index=names).rename_axis(None)
+for column in (Y, X):
+    display(Markdown(f"**{plots.axis_label(column, wide)}**"))
+    display(table[column].round(2))
+
+# %% [markdown]
+# ### Correlation
+#
+# Pearson's coefficient asks for a line, Spearman's only for the same order;
+# `low` to `high` is the 95 % bootstrap interval of Pearson's. The paper prints
+# a flatness of 0 for the method "Weight clipping 0.025"; with this misprint the
+# coefficients are slightly lower. A method counts once, by its mean over seeds.
+
+# %%
+found.rename_axis(None).round(3)
+
+# %% [markdown]
+# For each seed alone:
+
+# %%
+per_seed = pd.DataFrame({
+    kind: wide.groupby("seed")[[X, Y]].corr(kind).xs(X, level=1)[Y]
+    for kind in ("pearson", "spearman")
+})
+per_seed.round(3)
 
 # %% tags=["hide-input"]
 if mine is not None:

@@ -18,15 +18,8 @@
 #
 # **Claim.** In adversarial training (AT), RLoss on test images falls at first
 # and then rises again, while RLoss on training images goes on falling.
-#
-# **Cost.** With `source = "committed"` seconds. Live, a network for each seed
-# is trained and measured: a few seconds at `smoke`, two to four minutes at
-# `fashion`, seven and more at `cifar10-cpu`, of one CPU core each.
-#
-# **What to expect.** A curve of test RLoss with a minimum early on, and far
-# above it at the end. Test RErr overfits much less.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "fashion"  # smoke, fashion, digits, cifar10-cpu, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 seeds: list = [0, 1, 2]  # one network per seed
@@ -43,66 +36,16 @@ from flatlib import runs
 pd.set_option("display.max_colwidth", None)
 BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs
 
-# %% [markdown]
-# ## Runs
-#
-# The training curves come from the history of each run: a row per epoch, with
-# RLoss and RErr under PGD-7 and a single start, on the mini-batches of that
-# epoch and on a part of the test images.
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing("at", profile, seeds, source, workers=workers)
 shown = live.shown("at", profile, seeds, source, all_of="at")
 measures, history, mine = shown.measures, shown.history, shown.mine
 wide = runs.wide(measures)
 Markdown(shown.caption)
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# *Last* is the network at the end of training, *early-stopped* the stored one
-# with the lowest RErr on images kept aside for this purpose. `std` is over
-# seeds.
-
-# %%
-printed = published.stutz2021()
-columns = {
-    "rloss_test_pgd": "RLoss, test, last",
-    "rloss_early_stop_pgd": "RLoss, test, early-stopped",
-    "rloss_train_pgd": "RLoss, train, last",
-    "rerr_test_pgd": "RErr in %, test, last",
-    "rerr_early_stop_pgd": "RErr in %, test, early-stopped",
-    "rerr_train_pgd": "RErr in %, train, last",
-}
-table = published.compare(wide, list(columns), printed).loc["at"].unstack()
-parts = ["published", "measured", "std", "difference"]
-table = table.reindex(list(columns), columns=parts).dropna(axis=1, how="all")
-table[table.index.str.startswith("rerr")] *= 100
-stopped = training_curves.stopped(history, measures)
-best = stopped["progress"]
-table.loc["best"] = {
-    "published": BEST, "measured": best.mean(), "std": best.std(),
-    "difference": best.mean() - BEST,
-}
-columns["best"] = "early-stopped epoch / epochs"
-table.rename(columns).round(2)
-
-# %% [markdown]
-# The curves themselves say more than two points of them. For each seed: the
-# lowest test RLoss, the progress (epoch / epochs) at which it was met, the last
-# value, and how many times larger that is; `train` is the last RLoss on
-# training images. Below, the same for RErr.
-
-# %%
-rise = training_curves.overfitting(history).loc["at"]
-several = "s" * (len(rise) > 1)
-errors = training_curves.overfitting(history, "test_rerr").loc["at"]
-pd.concat({"RLoss": rise, "RErr": errors}).round(3)
-
-# %% [markdown]
-# ## Figure
-
 # %% tags=["hide-input"]
+stopped = training_curves.stopped(history, measures)
+
 fig, axes = plots.panels(rows=3, height=3.2)
 top, middle, bottom = axes[:, 0]
 curves.training(history, "rloss", top, ("train", "test"))
@@ -135,6 +78,61 @@ caption = (
     "the network of the reader, where there is one."
 )
 plate.mount(fig, history, "stutz2021_fig02", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, a network for each seed
+# is trained and measured: a few seconds at `smoke`, two to four minutes at
+# `fashion`, seven and more at `cifar10-cpu`, of one CPU core each.
+#
+# **What to expect.** A curve of test RLoss with a minimum early on, and far
+# above it at the end. Test RErr overfits much less.
+#
+# The training curves come from the history of each run: a row per epoch, with
+# RLoss and RErr under PGD-7 and a single start, on the mini-batches of that
+# epoch and on a part of the test images.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# *Last* is the network at the end of training, *early-stopped* the stored one
+# with the lowest RErr on images kept aside for this purpose. `std` is over
+# seeds.
+
+# %%
+printed = published.stutz2021()
+columns = {
+    "rloss_test_pgd": "RLoss, test, last",
+    "rloss_early_stop_pgd": "RLoss, test, early-stopped",
+    "rloss_train_pgd": "RLoss, train, last",
+    "rerr_test_pgd": "RErr in %, test, last",
+    "rerr_early_stop_pgd": "RErr in %, test, early-stopped",
+    "rerr_train_pgd": "RErr in %, train, last",
+}
+table = published.compare(wide, list(columns), printed).loc["at"].unstack()
+parts = ["published", "measured", "std", "difference"]
+table = table.reindex(list(columns), columns=parts).dropna(axis=1, how="all")
+table[table.index.str.startswith("rerr")] *= 100
+best = stopped["progress"]
+table.loc["best"] = {
+    "published": BEST, "measured": best.mean(), "std": best.std(),
+    "difference": best.mean() - BEST,
+}
+columns["best"] = "early-stopped epoch / epochs"
+table.rename(columns).round(2)
+
+# %% [markdown]
+# The curves themselves say more than two points of them. For each seed: the
+# lowest test RLoss, the progress (epoch / epochs) at which it was met, the last
+# value, and how many times larger that is; `train` is the last RLoss on
+# training images. Below, the same for RErr.
+
+# %%
+rise = training_curves.overfitting(history).loc["at"]
+several = "s" * (len(rise) > 1)
+errors = training_curves.overfitting(history, "test_rerr").loc["at"]
+pd.concat({"RLoss": rise, "RErr": errors}).round(3)
 
 # %% tags=["hide-input"]
 if mine is not None:

@@ -19,16 +19,8 @@
 # **Claim.** Flatness is how much RLoss grows when the weights move within a
 # ball around the network found; where it grows fast, RLoss on test images lies
 # far above that on training images.
-#
-# **Cost.** Two networks are needed, not only their measurements: at `digits`
-# about a minute to train them on two CPU cores, once; they are those of
-# {doc}`the quick start <../quickstart>`. The `cifar10` profiles need a GPU.
-#
-# **What to expect.** The published figure is a sketch; this one is computed.
-# Walls rise on both sides of each network, steeper for the sharp one, and its
-# test curve lies far above its training curve.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # of the table: committed, live, or auto
 methods: list = ["at", "awp0.01"]  # two: a sharp one, and a flat one
@@ -53,15 +45,7 @@ XI = 0.5  # relative radius of the average case
 LENGTH = 0.65  # how far the direction is followed, relative to the weights
 COLORS = ["#D55E00", "#0072B2"]  # sharp, flat
 
-# %% [markdown]
-# ## Runs
-#
-# A direction ν is drawn at random, of the length of the weights in each layer.
-# The weights move to w + s ν, a little beyond the ball of radius ξ on both
-# sides, and at every step the images are attacked anew by PGD. Both networks,
-# and test and training images, meet the same direction.
-
-# %% tags=["nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 chosen = methods if isinstance(methods, list) else list(runs.named(methods))
 pair = [chosen[0], next((m for m in chosen if m == "awp0.01"), chosen[-1])]
 names = relations.printed()["label"].to_dict()
@@ -90,7 +74,7 @@ Markdown(
 # The sketch has no numbers; the two networks it would stand for have. Flatness
 # is the mean over several directions and all test images of the profile.
 
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(pair, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(pair, profile, seeds, source)
 wide = runs.wide(measures)
@@ -103,9 +87,6 @@ table = table.rename(index=names).rename_axis(None)
 for column, heading in headings.items():
     display(Markdown(f"**{heading}**"), table[column].round(2))
 Markdown(plots.caption(measures))
-
-# %% [markdown]
-# ## Figure
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(rows=2, height=3.4)
@@ -149,6 +130,22 @@ caption = (
     "gap."
 )
 plate.mount(fig, walks, "stutz2021_fig03", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** Two networks are needed, not only their measurements: at `digits`
+# about a minute to train them on two CPU cores, once; they are those of
+# {doc}`the quick start <../quickstart>`. The `cifar10` profiles need a GPU.
+#
+# **What to expect.** The published figure is a sketch; this one is computed.
+# Walls rise on both sides of each network, steeper for the sharp one, and its
+# test curve lies far above its training curve.
+#
+# A direction ν is drawn at random, of the length of the weights in each layer.
+# The weights move to w + s ν, a little beyond the ball of radius ξ on both
+# sides, and at every step the images are attacked anew by PGD. Both networks,
+# and test and training images, meet the same direction.
 
 # %% [markdown]
 # ## Checks

@@ -20,16 +20,8 @@
 # a minimum is: scaling the weights changes nothing, networks that are more
 # robust need not look flatter, and what is flat along random lines can be sharp
 # along adversarial ones.
-#
-# **Cost.** With `source = "committed"` seconds. Live, ten networks are trained
-# and RLoss is taken at every point of many lines: at `digits` some minutes on
-# two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
-# kept.
-#
-# **What to expect.** Valleys around s = 0 along random lines, slopes along
-# adversarial ones, where a step twenty times shorter does more.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -60,10 +52,7 @@ ROWS = {  # what is compared: model and colour
 }
 RERR = "rerr_test_aa"
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 models = [model for part in ROWS.values() for model in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
@@ -80,41 +69,10 @@ wide = runs.wide(measures)
 measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...
 Markdown(f"{caption} {training_curves.described(measures)}")
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# The lines have no printed numbers; the networks have, in Table 2: RErr by
-# AutoAttack, in percent. That of the scaled networks is by PGD here; they are
-# the network of AT, scaled after training.
-
-# %%
-names = relations.printed()["label"].to_dict() | SCALED
-printed = published.table2()[[RERR]]
-rerr = wide.groupby("method")[RERR].mean()
-weak = measures[(measures["measure"] == "rerr") & (measures["split"] == "test")]
-weak = weak[weak["model"].isin(SCALED)].groupby("model")["value"].mean()
-table = pd.DataFrame({
-    "published": printed[RERR], "measured": pd.concat([rerr, weak]),
-})
-table["difference"] = table["measured"] - table["published"]
-table = table.reindex(dict.fromkeys([*printed.index, *shown]))
-table.mul(100).rename(names).rename_axis(None).round(1)
-
-# %% [markdown]
-# What the lines say: RLoss in the middle, and how much higher it is at the end
-# (random: mean of both ends; adversarial: at s = 1).
-
-# %%
-rises = training_curves.rises(measures).groupby("model").mean()
-rises = rises.drop(columns="line_hessian", errors="ignore")
-rises = rises.reindex([model for model in dict.fromkeys(models)
-                       if model in rises.index])
-rises.rename(names).rename_axis(None).round(2)
-
-# %% [markdown]
-# ## Figure
-
 # %% tags=["hide-input"]
+names = relations.printed()["label"].to_dict() | SCALED
+rerr = wide.groupby("method")[RERR].mean()
+
 fig, axes = plots.panels(2, 2, width=7.0, height=3.6)
 labels = {
     model: f"{names.get(model, model)}, {rerr[model]:.0%}"
@@ -146,6 +104,46 @@ caption = (
     "of each other. In the names: RErr under AutoAttack."
 )
 plate.mount(fig, lines[columns], "stutz2021_fig04", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, ten networks are trained
+# and RLoss is taken at every point of many lines: at `digits` some minutes on
+# two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
+# kept.
+#
+# **What to expect.** Valleys around s = 0 along random lines, slopes along
+# adversarial ones, where a step twenty times shorter does more.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# The lines have no printed numbers; the networks have, in Table 2: RErr by
+# AutoAttack, in percent. That of the scaled networks is by PGD here; they are
+# the network of AT, scaled after training.
+
+# %%
+printed = published.table2()[[RERR]]
+weak = measures[(measures["measure"] == "rerr") & (measures["split"] == "test")]
+weak = weak[weak["model"].isin(SCALED)].groupby("model")["value"].mean()
+table = pd.DataFrame({
+    "published": printed[RERR], "measured": pd.concat([rerr, weak]),
+})
+table["difference"] = table["measured"] - table["published"]
+table = table.reindex(dict.fromkeys([*printed.index, *shown]))
+table.mul(100).rename(names).rename_axis(None).round(1)
+
+# %% [markdown]
+# What the lines say: RLoss in the middle, and how much higher it is at the end
+# (random: mean of both ends; adversarial: at s = 1).
+
+# %%
+rises = training_curves.rises(measures).groupby("model").mean()
+rises = rises.drop(columns="line_hessian", errors="ignore")
+rises = rises.reindex([model for model in dict.fromkeys(models)
+                       if model in rises.index])
+rises.rename(names).rename_axis(None).round(2)
 
 # %% [markdown]
 # ## Checks

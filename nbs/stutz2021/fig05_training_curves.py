@@ -19,15 +19,8 @@
 # **Claim.** Many ways of training lessen robust overfitting, and those that
 # avoid it do so by not fitting the training images all the way; a lower RLoss
 # on test images need not mean a lower robust error (RErr).
-#
-# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
-# are trained and measured: at `digits` some minutes for each seed on two CPU
-# cores; the `cifar10` profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** Solid lines (test) that turn upwards where the dotted ones
-# (train) go to zero, and stay low where these stay high.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -67,14 +60,7 @@ PANELS = {  # title: measure, lines, methods
 }
 X, Y, STOPPED = "rloss_train_pgd", "rloss_test_pgd", "rloss_early_stop_pgd"
 
-# %% [markdown]
-# ## Runs
-#
-# The training curves are those of Fig. 2: RLoss and RErr under PGD-7 with a
-# single start, on the mini-batches of each epoch (under the attack used for
-# training) and on a part of the test images.
-
-# %%
+# %% tags=["hide-input"]
 wanted = [name for _, _, part in PANELS.values() for name in part]
 known = runs.named(methods)
 shown = [name for name in dict.fromkeys(wanted) if name in known] or list(known)
@@ -83,38 +69,9 @@ measures, history = runs.collect(shown, profile, seeds, source)
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Training curves are not printed; their ends are: RLoss of the last and of the
-# early-stopped network on test images, and of the last one on training images.
-# `measured` is the mean over seeds, `std` its standard deviation.
-
-# %% tags=["scroll-output"]
-names = relations.printed()["label"].to_dict()
-headings = {
-    Y: "RLoss, test, last", STOPPED: "RLoss, test, early-stopped",
-    X: "RLoss, train, last",
-}
-table = published.compare(wide, list(headings))
-table = table.rename(index=names).rename_axis(None)
-for column, heading in headings.items():
-    display(Markdown(f"**{heading}**"), table[column].round(2))
-
-# %% [markdown]
-# What the curves say: lowest test RLoss, the progress (epoch / epochs) at which
-# it was met, the last value, and how many times larger that is; `train` is the
-# last RLoss on training images. Means over seeds, sorted by the ratio.
-
-# %% tags=["scroll-output"]
-rise = training_curves.overfitting(history).groupby("method").mean()
-rise = rise.sort_values("last / lowest", ascending=False)
-rise.rename(names).rename_axis(None).round(3)
-
-# %% [markdown]
-# ## Figure
-
 # %% tags=["hide-input"]
+names = relations.printed()["label"].to_dict()
+
 fig, axes = plots.panels(rows=len(PANELS), width=6.6, height=2.3)
 for ax, (title, (what, lines, part)) in zip(axes[:, 0], PANELS.items()):
     colors = dict(zip(part, curves.PALETTE))
@@ -133,6 +90,47 @@ caption = (
     "deviation where there are several."
 )
 plate.mount(fig, history, "stutz2021_fig05", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
+# are trained and measured: at `digits` some minutes for each seed on two CPU
+# cores; the `cifar10` profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** Solid lines (test) that turn upwards where the dotted ones
+# (train) go to zero, and stay low where these stay high.
+#
+# The training curves are those of Fig. 2: RLoss and RErr under PGD-7 with a
+# single start, on the mini-batches of each epoch (under the attack used for
+# training) and on a part of the test images.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Training curves are not printed; their ends are: RLoss of the last and of the
+# early-stopped network on test images, and of the last one on training images.
+# `measured` is the mean over seeds, `std` its standard deviation.
+
+# %% tags=["scroll-output"]
+headings = {
+    Y: "RLoss, test, last", STOPPED: "RLoss, test, early-stopped",
+    X: "RLoss, train, last",
+}
+table = published.compare(wide, list(headings))
+table = table.rename(index=names).rename_axis(None)
+for column, heading in headings.items():
+    display(Markdown(f"**{heading}**"), table[column].round(2))
+
+# %% [markdown]
+# What the curves say: lowest test RLoss, the progress (epoch / epochs) at which
+# it was met, the last value, and how many times larger that is; `train` is the
+# last RLoss on training images. Means over seeds, sorted by the ratio.
+
+# %% tags=["scroll-output"]
+rise = training_curves.overfitting(history).groupby("method").mean()
+rise = rise.sort_values("last / lowest", ascending=False)
+rise.rename(names).rename_axis(None).round(3)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

@@ -19,16 +19,8 @@
 # **Claim.** As robust overfitting sets in, minima become sharper: within one
 # training run RLoss on test images, average-case and worst-case flatness rise
 # together; methods that overfit less stay flatter.
-#
-# **Cost.** With `source = "committed"` seconds. Live, four networks are trained
-# and each is measured at every tenth epoch: at `digits` several minutes on two
-# CPU cores; the `cifar10` profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** Curves that rise together: in the paper after the first
-# fall of the learning rate (dotted), on the digits already before it; and paths
-# that climb to the upper right, far for AT, little for the others.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -56,14 +48,7 @@ PANELS = {  # axis label: what is drawn over the epochs (label, colour, line)
 }
 BEST = 60 / 150  # Sec. 4.2: the best epoch, over all epochs
 
-# %% [markdown]
-# ## Runs
-#
-# Stored networks of every tenth epoch, and the last one, are measured as the
-# last one is elsewhere; λ_max is the largest eigenvalue of the Hessian of the
-# clean loss.
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
 suites = ("default", "training", "training_worst")
@@ -74,37 +59,8 @@ wide = runs.wide(measures)
 table = training_curves.snapshots(measures)
 Markdown(f"{plots.caption(measures)} {training_curves.described(measures)}")
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Of the curves two points are printed: those of the last network, and RLoss of
-# the early-stopped one. λ_max is printed in Table 2, as the sum over four
-# batches; here it is of the mean loss, so a quarter of the printed value is set
-# beside it.
-
-# %%
+# %% tags=["hide-input"]
 names = relations.printed()["label"].to_dict()
-headings = {
-    Y: "RLoss, test, last",
-    "rloss_early_stop_pgd": "RLoss, test, early-stopped",
-    X: plots.axis_label(X, wide), X2: plots.axis_label(X2, wide),
-    "lambda_max": "λ_max",
-}
-curvature = published.table2()["lambda_max"] / published.SUMMED
-printed = published.stutz2021().join(curvature)
-last = table.groupby(["method", "seed"]).last()
-wide = wide.join(last[last.columns.difference(wide.columns)])
-beside = published.compare(wide, list(headings), printed).reindex(shown)
-beside = beside.rename(index=names).rename_axis(None)
-for column, heading in headings.items():
-    display(Markdown(f"**{heading}**"), beside[column].round(2))
-
-# %% [markdown]
-# How the measures go together over the snapshots of a run, as Spearman's
-# coefficients with test RLoss: over the whole training, and from the snapshot
-# of lowest test RLoss on (where robust overfitting is).
-
-# %%
 measured = [name for name in (X, X2, "lambda_max") if name in table]
 ranks = {}
 for name, run in table.groupby("method", sort=False):
@@ -115,12 +71,7 @@ for name, run in table.groupby("method", sort=False):
         ranks[names.get(name, name), when] = (
             found[measured] if enough else found[measured] * np.nan
         )
-pd.DataFrame(ranks).T.round(2)
 
-# %% [markdown]
-# ## Figures
-
-# %% tags=["hide-input"]
 first = table[table["method"] == shown[0]]
 fig, axes = plots.panels(rows=len(PANELS), height=1.7)
 for ax, (label, columns) in zip(axes[:, 0], PANELS.items()):
@@ -159,7 +110,57 @@ caption = (
     "average case, right worst case; AT and three methods that overfit "
     "less. Networks of the first epochs may lie outside the panels."
 )
-plate.mount(fig, table[["method", "seed", "epoch", Y, *measured]], "stutz2021_fig06_paths", caption, profile)
+plate.mount(
+    fig, table[["method", "seed", "epoch", Y, *measured]],
+    "stutz2021_fig06_paths", caption, profile,
+)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, four networks are trained
+# and each is measured at every tenth epoch: at `digits` several minutes on two
+# CPU cores; the `cifar10` profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** Curves that rise together: in the paper after the first
+# fall of the learning rate (dotted), on the digits already before it; and paths
+# that climb to the upper right, far for AT, little for the others.
+#
+# Stored networks of every tenth epoch, and the last one, are measured as the
+# last one is elsewhere; λ_max is the largest eigenvalue of the Hessian of the
+# clean loss.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Of the curves two points are printed: those of the last network, and RLoss of
+# the early-stopped one. λ_max is printed in Table 2, as the sum over four
+# batches; here it is of the mean loss, so a quarter of the printed value is set
+# beside it.
+
+# %%
+headings = {
+    Y: "RLoss, test, last",
+    "rloss_early_stop_pgd": "RLoss, test, early-stopped",
+    X: plots.axis_label(X, wide), X2: plots.axis_label(X2, wide),
+    "lambda_max": "λ_max",
+}
+curvature = published.table2()["lambda_max"] / published.SUMMED
+printed = published.stutz2021().join(curvature)
+last = table.groupby(["method", "seed"]).last()
+wide = wide.join(last[last.columns.difference(wide.columns)])
+beside = published.compare(wide, list(headings), printed).reindex(shown)
+beside = beside.rename(index=names).rename_axis(None)
+for column, heading in headings.items():
+    display(Markdown(f"**{heading}**"), beside[column].round(2))
+
+# %% [markdown]
+# How the measures go together over the snapshots of a run, as Spearman's
+# coefficients with test RLoss: over the whole training, and from the snapshot
+# of lowest test RLoss on (where robust overfitting is).
+
+# %%
+pd.DataFrame(ranks).T.round(2)
 
 # %% [markdown]
 # ## Checks

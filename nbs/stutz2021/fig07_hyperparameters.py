@@ -18,16 +18,8 @@
 #
 # **Claim.** Not only from method to method, but also from setting to setting of
 # the same method, a lower robust loss (RLoss) comes with a flatter minimum.
-#
-# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
-# Fig. 1: once there, they are kept. `methods = "table1"` has one setting of
-# each method, so no lines.
-#
-# **What to expect.** A dotted line for each method, all of them rising to the
-# right, from strong regularisation (flat, low RLoss) to weak. Lines of only
-# three to five points are rough; the table says how rough.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or the name of one method
@@ -46,14 +38,44 @@ pd.set_option("display.max_colwidth", None, "display.max_rows", None)
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 SWEEPS = ["wd", "awp", "trades", "mart", "ssl", "noise"]
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
+
+# %% tags=["hide-input"]
+printed, ours = relations.printed(), relations.means(wide)
+swept = [m for name in SWEEPS for m in relations.settings(printed, name).index]
+
+frames = {"published, CIFAR-10": printed, f"measured, {profile}": ours}
+fig, axes = plots.panels(2, 1, width=6.0, height=4.6, legend=0.7)
+for ax, (title, frame) in zip(axes[:, 0], frames.items()):
+    scatters.sweeps(frame, SWEEPS, X, Y, ax)
+    scatters.heading(ax, title)
+axes[0, 0].set_xlabel("")
+columns = ["label", "family", X, Y, f"{X}_std", f"{Y}_std"]
+numbers = pd.concat(frames, names=["panel", "method"]).reindex(columns=columns)
+numbers = numbers[numbers.index.isin(["at", *swept], level="method")]
+caption = (
+    "RLoss on test images against average-case flatness for the "
+    "settings of six methods; numbers are the settings, dotted lines "
+    "least-squares lines. The star is AT, which has weight decay 0.0005 "
+    "and none of the other methods. Above as published for CIFAR-10, "
+    "below as measured here, means over seeds."
+)
+plate.mount(fig, numbers, "stutz2021_fig07", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1: once there, they are kept. `methods = "table1"` has one setting of
+# each method, so no lines.
+#
+# **What to expect.** A dotted line for each method, all of them rising to the
+# right, from strong regularisation (flat, low RLoss) to weak. Lines of only
+# three to five points are rough; the table says how rough.
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -62,8 +84,6 @@ Markdown(plots.caption(measures))
 # seeds and `std` its standard deviation.
 
 # %% tags=["scroll-output"]
-printed, ours = relations.printed(), relations.means(wide)
-swept = [m for name in SWEEPS for m in relations.settings(printed, name).index]
 table = published.compare(wide, [Y, X])
 table = table[table.index.isin(["at", *swept])]
 names = published.stutz2021()["label"].to_dict()
@@ -87,28 +107,6 @@ trends = pd.concat({
     "measured": relations.slopes(ours, SWEEPS, X, Y),
 }, axis=1)
 trends.round(2)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
-frames = {"published, CIFAR-10": printed, f"measured, {profile}": ours}
-fig, axes = plots.panels(2, 1, width=6.0, height=4.6, legend=0.7)
-for ax, (title, frame) in zip(axes[:, 0], frames.items()):
-    scatters.sweeps(frame, SWEEPS, X, Y, ax)
-    scatters.heading(ax, title)
-axes[0, 0].set_xlabel("")
-columns = ["label", "family", X, Y, f"{X}_std", f"{Y}_std"]
-numbers = pd.concat(frames, names=["panel", "method"]).reindex(columns=columns)
-numbers = numbers[numbers.index.isin(["at", *swept], level="method")]
-caption = (
-    "RLoss on test images against average-case flatness for the "
-    "settings of six methods; numbers are the settings, dotted lines "
-    "least-squares lines. The star is AT, which has weight decay 0.0005 "
-    "and none of the other methods. Above as published for CIFAR-10, "
-    "below as measured here, means over seeds."
-)
-plate.mount(fig, numbers, "stutz2021_fig07", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -19,16 +19,8 @@
 # **Claim.** RLoss, not robust error (RErr), is what goes together with
 # flatness: above a certain RLoss more of it hardly costs more RErr, and
 # worst-case flatness tells less than average-case flatness.
-#
-# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
-# Fig. 1: once there, they are kept.
-#
-# **What to expect.** In the published figure a clear trend in the upper right
-# view, weaker ones in the lower two, and a kink in the upper left one where
-# RLoss reaches the loss of guessing. The measured figure need not agree in all
-# of this; the checks say where it does.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "fashion"  # smoke, fashion, digits, cifar10-cpu, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "table1"  # table1, all, or the name of one method
@@ -59,10 +51,7 @@ VIEWS = {
     "RLoss against worst-case flatness": (WORST, RLOSS),
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 shown = live.shown(methods, profile, seeds, source)
 measures, mine = shown.measures, shown.mine
@@ -73,37 +62,11 @@ Markdown(
     f"{aa.iterations} iterations; published: the full ensemble, 100 iterations."
 )
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# RErr in percent. `measured` is the mean over seeds, `std` its standard
-# deviation. Fig. 1 has the same table for average-case flatness and RLoss.
-
-# %% tags=["scroll-output"]
-table = published.compare(wide, [RERR, WORST])
-names = published.stutz2021()["label"].to_dict()
-table = table.rename(index=names).rename_axis(None)
-display(Markdown(f"**{plots.axis_label(RERR, wide)}, in %**"))
-display(table[RERR].mul(100).round(1))
-display(Markdown(f"**{plots.axis_label(WORST, wide)}**"))
-display(table[WORST].round(2))
-
-# %% [markdown]
-# ### Correlation in each view
-#
-# `low` to `high` is the 95 % bootstrap interval of Pearson's coefficient; a
-# method counts once, by its mean over seeds.
-
-# %%
+# %% tags=["hide-input"]
 printed, ours = relations.printed(), relations.means(wide)
 tables = {"published": printed, "measured": ours}
 found = relations.correlations(tables, VIEWS)
-found.round(2)
 
-# %% [markdown]
-# ## Figures
-
-# %% tags=["hide-input"]
 table1 = published.table1().index
 fig, axes = plots.panels(2, 2, height=3.0, legend=0.6, gap=0.85)
 for ax, (view, (x, y)) in zip(axes.flat, VIEWS.items()):
@@ -142,6 +105,41 @@ plate.mount(fig, drawn[told], "stutz2021_fig08_measured", caption, profile)
 # %% tags=["hide-input"]
 panels = {f"measured, {view}": (drawn, *pair) for view, pair in VIEWS.items()}
 Markdown(plots.outside(panels))
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1: once there, they are kept.
+#
+# **What to expect.** In the published figure a clear trend in the upper right
+# view, weaker ones in the lower two, and a kink in the upper left one where
+# RLoss reaches the loss of guessing. The measured figure need not agree in all
+# of this; the checks say where it does.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# RErr in percent. `measured` is the mean over seeds, `std` its standard
+# deviation. Fig. 1 has the same table for average-case flatness and RLoss.
+
+# %% tags=["scroll-output"]
+table = published.compare(wide, [RERR, WORST])
+names = published.stutz2021()["label"].to_dict()
+table = table.rename(index=names).rename_axis(None)
+display(Markdown(f"**{plots.axis_label(RERR, wide)}, in %**"))
+display(table[RERR].mul(100).round(1))
+display(Markdown(f"**{plots.axis_label(WORST, wide)}**"))
+display(table[WORST].round(2))
+
+# %% [markdown]
+# ### Correlation in each view
+#
+# `low` to `high` is the 95 % bootstrap interval of Pearson's coefficient; a
+# method counts once, by its mean over seeds.
+
+# %%
+found.round(2)
 
 # %% tags=["hide-input"]
 if mine is not None:

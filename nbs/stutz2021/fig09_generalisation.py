@@ -20,16 +20,8 @@
 # each of its parts: with the gap between the robust loss (RLoss) on test and on
 # training images, with what training to the end adds to RLoss, even if flatness
 # is measured on training images; and early stopping finds flatter minima.
-#
-# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
-# Fig. 1: once there, they are kept.
-#
-# **What to expect.** Three clouds that rise to the right, and in the last view
-# lines that lead from the last network down and to the left to the
-# early-stopped one. The paper prints what the two middle views need; flatness
-# on training images and of early-stopped networks it only draws.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or the name of one method
@@ -61,72 +53,20 @@ VIEWS = {
     "RLoss, last minus stopped, against flatness": (FLAT, "rloss_overfitting"),
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# The two differences are taken for each network before they are averaged over
-# seeds.
-
-# %%
+# %% tags=["hide-input"]
 printed, networks, robustbench = map(
     differences, (relations.printed(), wide, relations.robustbench())
 )
 ours = relations.means(networks)
-
-# %% [markdown]
-# ## Published, measured, difference
-#
-# `measured` is the mean over seeds, `std` its standard deviation. RLoss and
-# flatness on test images are in the tables of Fig. 1.
-
-# %% tags=["scroll-output"]
-table = published.compare(networks, ["rloss_gap", "rloss_overfitting"], printed)
-names = published.stutz2021()["label"].to_dict()
-table = table.rename(index=names).rename_axis(None)
-for column in ("rloss_gap", "rloss_overfitting"):
-    display(Markdown(f"**{COLUMNS[column]}**"), table[column].round(2))
-
-# %% [markdown]
-# ### Correlation in each view
-#
-# `low` to `high` is the 95 % bootstrap interval of Pearson's coefficient; a
-# method counts once, by its mean over seeds. RobustBench is left out.
-
-# %%
 tables = {"published": printed, "measured": ours}
 found = relations.correlations(tables, VIEWS)
-found.round(2)
 
-# %% [markdown]
-# ### Early stopping
-#
-# Of how many methods the early-stopped network has a lower RLoss, a flatter
-# minimum, or both; means over methods of RLoss and flatness before and after.
-
-# %%
-lower, flatter = ours[STOPPED] < ours[RLOSS], ours[FLAT_STOPPED] < ours[FLAT]
-there = ours[[FLAT, FLAT_STOPPED]].notna().all(axis=1)
-stopping = pd.Series({
-    "methods": there.sum(), "lower RLoss": (lower & there).sum(),
-    "flatter": (flatter & there).sum(),
-    "both": (lower & flatter & there).sum(),
-    "RLoss, last": ours[RLOSS].mean(), "RLoss, stopped": ours[STOPPED].mean(),
-    "flatness, last": ours[FLAT].mean(),
-    "flatness, stopped": ours[FLAT_STOPPED].mean(),
-})
-stopping.round(2).to_frame("measured")
-
-# %% [markdown]
-# ## Figures
-
-# %% tags=["hide-input"]
 table1 = published.table1().index
 both = pd.concat([printed, robustbench])
 coloured = [*table1, *robustbench.index]
@@ -173,6 +113,62 @@ plate.mount(fig, ours[columns], "stutz2021_fig09_measured", caption, profile)
 # %% tags=["hide-input"]
 panels = {f"measured, {view}": (ours, *pair) for view, pair in VIEWS.items()}
 Markdown(plots.outside(panels))
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1: once there, they are kept.
+#
+# **What to expect.** Three clouds that rise to the right, and in the last view
+# lines that lead from the last network down and to the left to the
+# early-stopped one. The paper prints what the two middle views need; flatness
+# on training images and of early-stopped networks it only draws.
+
+# %% [markdown]
+# The two differences are taken for each network before they are averaged over
+# seeds.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# `measured` is the mean over seeds, `std` its standard deviation. RLoss and
+# flatness on test images are in the tables of Fig. 1.
+
+# %% tags=["scroll-output"]
+table = published.compare(networks, ["rloss_gap", "rloss_overfitting"], printed)
+names = published.stutz2021()["label"].to_dict()
+table = table.rename(index=names).rename_axis(None)
+for column in ("rloss_gap", "rloss_overfitting"):
+    display(Markdown(f"**{COLUMNS[column]}**"), table[column].round(2))
+
+# %% [markdown]
+# ### Correlation in each view
+#
+# `low` to `high` is the 95 % bootstrap interval of Pearson's coefficient; a
+# method counts once, by its mean over seeds. RobustBench is left out.
+
+# %%
+found.round(2)
+
+# %% [markdown]
+# ### Early stopping
+#
+# Of how many methods the early-stopped network has a lower RLoss, a flatter
+# minimum, or both; means over methods of RLoss and flatness before and after.
+
+# %%
+lower, flatter = ours[STOPPED] < ours[RLOSS], ours[FLAT_STOPPED] < ours[FLAT]
+there = ours[[FLAT, FLAT_STOPPED]].notna().all(axis=1)
+stopping = pd.Series({
+    "methods": there.sum(), "lower RLoss": (lower & there).sum(),
+    "flatter": (flatter & there).sum(),
+    "both": (lower & flatter & there).sum(),
+    "RLoss, last": ours[RLOSS].mean(), "RLoss, stopped": ours[STOPPED].mean(),
+    "flatness, last": ours[FLAT].mean(),
+    "flatness, stopped": ours[FLAT_STOPPED].mean(),
+})
+stopping.round(2).to_frame("measured")
 
 # %% [markdown]
 # ## Checks

@@ -19,15 +19,8 @@
 # **Claim.** Along the eigenvector of the largest eigenvalue of the Hessian,
 # RLoss rises steeply for all methods; neither this nor the eigenvalue itself
 # tells which network is more robust.
-#
-# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
-# are trained and measured: at `digits` some minutes on two CPU cores; the
-# `cifar10` profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** Walls on both sides of s = 0, so steep that the axis is
-# logarithmic, with no clear order by robust error (RErr).
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -55,10 +48,7 @@ ROWS = {  # title: method and colour
 }
 RERR = "rerr_test_aa"
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 models = [name for part in ROWS.values() for name in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
@@ -71,6 +61,38 @@ lines = training_curves.versions(measures)
 lines = lines[lines["measure"] == "line_hessian"]
 Markdown(f"{plots.caption(measures)} {training_curves.described(lines)}")
 
+# %% tags=["hide-input"]
+names = relations.printed()["label"].to_dict()
+
+fig, axes = plots.panels(rows=2, height=3.2)
+for ax, (title, colors) in zip(axes[:, 0], ROWS.items()):
+    curves.along(lines, "line_hessian", colors, ax, names, legend="right")
+    with plots.style():
+        ax.set_title(title, loc="left")
+        ax.set(ylabel="RLoss (test)", yscale="log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.label_outer()
+curves.share(axes)
+fig.subplots_adjust(right=0.72, hspace=0.22)
+columns = ["model", "seed", "measure", "at", "value", "n"]
+caption = (
+    "RLoss along the eigenvector of the largest eigenvalue of the "
+    "Hessian of the clean loss, scaled layer by layer to half the "
+    "length of the weights at s = 1 and -1, measured. The network lies "
+    "at s = 0; the axis is logarithmic. AT in black in both panels."
+)
+plate.mount(fig, lines[columns], "stutz2021_fig10", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
+# are trained and measured: at `digits` some minutes on two CPU cores; the
+# `cifar10` profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** Walls on both sides of s = 0, so steep that the axis is
+# logarithmic, with no clear order by robust error (RErr).
+
 # %% [markdown]
 # ## Published, measured, difference
 #
@@ -80,7 +102,6 @@ Markdown(f"{plots.caption(measures)} {training_curves.described(lines)}")
 # loss.
 
 # %%
-names = relations.printed()["label"].to_dict()
 printed = published.table2().rename(columns={"convexity_ratio": "convexity"})
 printed["lambda_max"] /= published.SUMMED
 headings = {
@@ -104,29 +125,6 @@ ours = ours.join(rise).rename(
     columns={"line_hessian": "rise", RERR: "RErr"}
 )
 ours.corr("spearman").round(2)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
-fig, axes = plots.panels(rows=2, height=3.2)
-for ax, (title, colors) in zip(axes[:, 0], ROWS.items()):
-    curves.along(lines, "line_hessian", colors, ax, names, legend="right")
-    with plots.style():
-        ax.set_title(title, loc="left")
-        ax.set(ylabel="RLoss (test)", yscale="log")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.label_outer()
-curves.share(axes)
-fig.subplots_adjust(right=0.72, hspace=0.22)
-columns = ["model", "seed", "measure", "at", "value", "n"]
-caption = (
-    "RLoss along the eigenvector of the largest eigenvalue of the "
-    "Hessian of the clean loss, scaled layer by layer to half the "
-    "length of the weights at s = 1 and -1, measured. The network lies "
-    "at s = 0; the axis is logarithmic. AT in black in both panels."
-)
-plate.mount(fig, lines[columns], "stutz2021_fig10", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -18,15 +18,8 @@
 #
 # **Claim.** Scaling random directions filter by filter in place of layer by
 # layer makes the landscape look flatter, but changes little else.
-#
-# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
-# are trained and measured: at `digits` some minutes on two CPU cores; the
-# `cifar10` profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** The curves of Fig. 4 again, wider, in nearly the same
-# order.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -57,10 +50,7 @@ ROWS = {  # what is compared: model and colour
 }
 RERR = "rerr_test_aa"
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 models = [model for part in ROWS.values() for model in part]
 shown = [name for name in dict.fromkeys(models) if name in known] or list(known)
@@ -78,34 +68,9 @@ measures = training_curves.versions(measures)  # "at", "at, scaled-0.5", ...
 lines = measures[measures["measure"].isin(["line_random", "line_filter"])]
 Markdown(f"{caption} {training_curves.described(lines)}")
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# The lines have no printed numbers; what the paper prints of these networks is
-# RErr by AutoAttack (Table 2), in percent.
-
-# %%
-names = relations.printed()["label"].to_dict() | SCALED
-table = published.compare(wide, [RERR], published.table2())[RERR]
-table.reindex(shown).mul(100).rename(names).rename_axis(None).round(1)
-
-# %% [markdown]
-# What the lines say: how much higher RLoss is at the ends (mean of both) than
-# in the middle, in both ways of scaling, and the ratio.
-
-# %%
-rises = training_curves.rises(lines).groupby("model").mean()
-rises = rises.reindex([model for model in dict.fromkeys(models)
-                       if model in rises.index])
-rises = rises.reindex(columns=["line_random", "line_filter"])
-rises.columns = ["layer by layer", "filter by filter"]
-rises["ratio"] = rises["filter by filter"] / rises["layer by layer"]
-rises.rename(names).rename_axis(None).round(2)
-
-# %% [markdown]
-# ## Figure
-
 # %% tags=["hide-input"]
+names = relations.printed()["label"].to_dict() | SCALED
+
 fig, axes = plots.panels(2, 2, width=7.0, height=3.6)
 sides = {"line_random": "layer by layer", "line_filter": "filter by filter"}
 for row, colors in zip(axes, ROWS.values()):
@@ -128,6 +93,39 @@ caption = (
     "weights at s = 1 and -1."
 )
 plate.mount(fig, lines[columns], "stutz2021_fig11", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
+# are trained and measured: at `digits` some minutes on two CPU cores; the
+# `cifar10` profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** The curves of Fig. 4 again, wider, in nearly the same
+# order.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# The lines have no printed numbers; what the paper prints of these networks is
+# RErr by AutoAttack (Table 2), in percent.
+
+# %%
+table = published.compare(wide, [RERR], published.table2())[RERR]
+table.reindex(shown).mul(100).rename(names).rename_axis(None).round(1)
+
+# %% [markdown]
+# What the lines say: how much higher RLoss is at the ends (mean of both) than
+# in the middle, in both ways of scaling, and the ratio.
+
+# %%
+rises = training_curves.rises(lines).groupby("model").mean()
+rises = rises.reindex([model for model in dict.fromkeys(models)
+                       if model in rises.index])
+rises = rises.reindex(columns=["line_random", "line_filter"])
+rises.columns = ["layer by layer", "filter by filter"]
+rises["ratio"] = rises["filter by filter"] / rises["layer by layer"]
+rises.rename(names).rename_axis(None).round(2)
 
 # %% [markdown]
 # ## Checks

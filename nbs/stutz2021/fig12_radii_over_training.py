@@ -20,17 +20,8 @@
 # overfitting as flatness of RLoss does, average-case flatness of the clean loss
 # less so; in too small a ball changes are hard to see, in too large a one
 # worst-case flatness gets unreasonably high.
-#
-# **Cost.** With `source = "committed"` seconds. Live, one network is trained
-# and measured at every tenth epoch and several radii: at `digits` some minutes
-# on two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
-# kept.
-#
-# **What to expect.** The same curves three times, ever larger. In the paper
-# they rise after the first fall of the learning rate, on the digits mostly
-# before it; the clean average case rises least.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "at"  # the method whose training is followed
@@ -59,10 +50,7 @@ LINES = {  # what is drawn over the epochs: label, colour, line
 }
 FLAT = [column for column in LINES if "flatness" in column]
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 name = next(iter(runs.named(methods)))
 suites = ("default", "training", "training_worst", "training_radii")
 runs.train_missing(name, profile, seeds, source, suites, workers=workers)
@@ -72,28 +60,7 @@ tables = {pair: training_curves.snapshots(measures, *pair) for pair in PAIRS}
 own = measures[measures["asked"] != "radii"]
 Markdown(f"{plots.caption(own)} {training_curves.described(measures)}")
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Printed are the ends of the curves in the middle panel: flatness of the last
-# network at ξ = 0.5 (average case) and ξ = 0.003 (worst case), in Table 5.
-
-# %%
-printed = published.stutz2021()
-usual = tables[PAIRS[1]]
-last = usual.groupby(["method", "seed"]).last()
-last = last[[column for column in FLAT if column in last]]
-table = published.compare(last, FLAT, printed).loc[name].unstack()
-parts = ["published", "measured", "std", "difference"]
-table = table.reindex(FLAT, columns=parts).dropna(axis=1, how="all")
-table.rename({column: plots.axis_label(column, usual) for column in table.index}).round(2)
-
-# %% [markdown]
-# How each measure goes together with test RLoss over the snapshots, as
-# Spearman's coefficients, and its largest value. Columns: the radii of average
-# and worst case.
-
-# %%
+# %% tags=["hide-input"]
 found = {}
 for (average, worst), run in tables.items():
     there = [column for column in [*FLAT, "lambda_max"] if column in run]
@@ -103,12 +70,7 @@ for (average, worst), run in tables.items():
     found["largest", pair] = run[there].max()
 found = pd.DataFrame(found).reindex([*FLAT, "lambda_max"])
 found = found.rename(index={column: LINES[column][0] for column in LINES})
-found.sort_index(axis=1, ascending=[False, True]).round(2)
 
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
 fig, axes = plots.panels(rows=3, width=6.4, height=3.2)
 for ax, ((average, worst), run) in zip(axes[:, 0], tables.items()):
     curves.over_epochs(run, LINES, ax, legend="right", log=True)
@@ -130,6 +92,43 @@ caption = (
     "rate is lowered for the first time."
 )
 plate.mount(fig, numbers.droplevel("row"), "stutz2021_fig12", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, one network is trained
+# and measured at every tenth epoch and several radii: at `digits` some minutes
+# on two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
+# kept.
+#
+# **What to expect.** The same curves three times, ever larger. In the paper
+# they rise after the first fall of the learning rate, on the digits mostly
+# before it; the clean average case rises least.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Printed are the ends of the curves in the middle panel: flatness of the last
+# network at ξ = 0.5 (average case) and ξ = 0.003 (worst case), in Table 5.
+
+# %%
+printed = published.stutz2021()
+usual = tables[PAIRS[1]]
+last = usual.groupby(["method", "seed"]).last()
+last = last[[column for column in FLAT if column in last]]
+table = published.compare(last, FLAT, printed).loc[name].unstack()
+parts = ["published", "measured", "std", "difference"]
+table = table.reindex(FLAT, columns=parts).dropna(axis=1, how="all")
+words = {column: plots.axis_label(column, usual) for column in table.index}
+table.rename(words).round(2)
+
+# %% [markdown]
+# How each measure goes together with test RLoss over the snapshots, as
+# Spearman's coefficients, and its largest value. Columns: the radii of average
+# and worst case.
+
+# %%
+found.sort_index(axis=1, ascending=[False, True]).round(2)
 
 # %% [markdown]
 # ## Checks

@@ -21,15 +21,8 @@
 # tells about RLoss on test images, if less well; worst-case flatness of the
 # clean loss tells less; and early stopping improves flatness wherever it lowers
 # RLoss.
-#
-# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
-# Fig. 1: once there, they are kept.
-#
-# **What to expect.** The first two measured views look like Fig. 1, the third
-# rather like a cloud. In the last row lines lead from filled points down to
-# open ones. Of all this the paper prints only the numbers of the third view.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or the name of one method
@@ -60,43 +53,18 @@ VIEWS = {
     "average-case flatness, as in Fig. 1": FLAT,
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Worst-case flatness of the clean loss, the only one of these measures that is
-# printed. `measured` is the mean over seeds, `std` its standard deviation.
-
-# %% tags=["scroll-output"]
-table = published.compare(wide, [CLEAN])[CLEAN]
-names = published.stutz2021()["label"].to_dict()
-table.rename(index=names).rename_axis(None).round(2)
-
-# %% [markdown]
-# ### Correlation of each measure with RLoss
-#
-# `low` to `high` is the 95 % bootstrap interval of Pearson's coefficient; a
-# method counts once, by its mean over seeds.
-
-# %%
+# %% tags=["hide-input"]
 printed, ours = relations.printed(), relations.means(wide)
 tables = {"published": printed, "measured": ours}
 pairs = {view: (column, RLOSS) for view, column in VIEWS.items()}
 found = relations.correlations(tables, pairs)
-found.round(2)
 
-# %% [markdown]
-# ## Figures
-
-# %% tags=["hide-input"]
 table1 = published.table1().index
 ax = plots.panels(height=4.4, legend=0.6)[1][0, 0]
 plots.scatter(printed, CLEAN, RLOSS, ax, table1, labels=True, crop=True)
@@ -109,7 +77,10 @@ caption = (
     "named, the others in grey; the title gives Pearson's coefficient "
     "with its 95 % interval."
 )
-plate.mount(ax.figure, printed[columns], "stutz2021_fig13_published", caption, profile)
+plate.mount(
+    ax.figure, printed[columns],
+    "stutz2021_fig13_published", caption, profile,
+)
 
 # %% tags=["hide-input"]
 fig, axes = plots.panels(3, 2, height=3.0, legend=0.6, gap=0.85)
@@ -148,6 +119,36 @@ plate.mount(fig, ours[columns], "stutz2021_fig13_measured", caption, profile)
 # %% tags=["hide-input"]
 panels = {view: (ours, x, RLOSS) for view, x in VIEWS.items()}
 Markdown(plots.outside(panels))
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1: once there, they are kept.
+#
+# **What to expect.** The first two measured views look like Fig. 1, the third
+# rather like a cloud. In the last row lines lead from filled points down to
+# open ones. Of all this the paper prints only the numbers of the third view.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Worst-case flatness of the clean loss, the only one of these measures that is
+# printed. `measured` is the mean over seeds, `std` its standard deviation.
+
+# %% tags=["scroll-output"]
+table = published.compare(wide, [CLEAN])[CLEAN]
+names = published.stutz2021()["label"].to_dict()
+table.rename(index=names).rename_axis(None).round(2)
+
+# %% [markdown]
+# ### Correlation of each measure with RLoss
+#
+# `low` to `high` is the 95 % bootstrap interval of Pearson's coefficient; a
+# method counts once, by its mean over seeds.
+
+# %%
+found.round(2)
 
 # %% [markdown]
 # ## Checks

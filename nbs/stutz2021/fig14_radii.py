@@ -19,16 +19,8 @@
 # **Claim.** The relation between robust loss (RLoss) and average-case flatness
 # does not hang on the radius ξ of the weight perturbation. For worst-case
 # flatness, small radii show the relation more clearly than large ones.
-#
-# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
-# Fig. 1 and measures each of them at six more radii, which takes about as long
-# as all other measures together.
-#
-# **What to expect.** The left column four times in the same shape, with
-# flatness growing from row to row. The right column less orderly, and in the
-# paper least orderly in its last row.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "table1"  # all, table1, or the name of one method
@@ -49,10 +41,7 @@ RLOSS = "rloss_test_pgd"
 AVERAGE, WORST = "avg_flatness_rloss", "worst_flatness_rloss"
 CASES = {AVERAGE: "average case", WORST: "worst case"}
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 suites = ("default", "radii")
 runs.train_missing(methods, profile, seeds, source, suites, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source, suites)
@@ -63,10 +52,7 @@ Markdown(
     f"radii {p.radii_draws} draws and {p.radii_restarts} starts."
 )
 
-# %% [markdown]
-# A column for each radius, named `<case>, ξ = <radius>`; means over seeds.
-
-# %%
+# %% tags=["hide-input"]
 rows = measures[measures["measure"].isin(CASES) & measures["which"].eq("last")]
 rows = rows[rows["split"] == "test"].astype({"xi": float})
 rows = rows.assign(case=rows["measure"].map(CASES))
@@ -77,6 +63,63 @@ ours = relations.means(wide).join(flat)
 printed = relations.printed()
 printed[f"average case, ξ = {p.xi:g}"] = printed[AVERAGE]
 printed[f"worst case, ξ = {p.worst_xi[0]:g}"] = printed[WORST]
+views = {name: (name, RLOSS) for name in radii}
+found = relations.correlations({"published": printed, "measured": ours}, views)
+
+table1 = published.table1().index
+fig, axes = plots.panels(1, 2, height=3.0, legend=0.6)
+there = [name for name in radii if name in printed]
+for ax, name in zip(axes.flat, there):
+    plots.scatter(printed, name, RLOSS, ax, table1, labels=False, crop=True)
+    ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
+    scatters.heading(ax, found=found.loc[name, "published"])
+columns = ["label", "family", RLOSS, *there]
+caption = (
+    "Published, CIFAR-10: RLoss on test images against average-case "
+    "(left) and worst-case flatness (right) at the two radii whose "
+    "values are printed. Methods of Table 1 in colour, the others in "
+    "grey; titles give Pearson's coefficient with its 95 % interval."
+)
+plate.mount(
+    fig, printed[columns],
+    "stutz2021_fig14_published", caption, profile,
+)
+
+# %% tags=["hide-input"]
+by_case = [[n for n, (c, _) in radii.items() if c == case] for case in
+           CASES.values()]
+height = max(map(len, by_case))
+fig, axes = plots.panels(height, 2, height=2.7, legend=0.6, gap=0.85)
+for column, panels in zip(axes.T, by_case):
+    for ax, name in zip(column, panels):
+        plots.scatter(ours, name, RLOSS, ax, table1, labels=False, crop=True)
+        ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
+        scatters.heading(ax, found=found.loc[name, "measured"])
+columns = ["label", "family", RLOSS, *radii]
+caption = (
+    "Measured here: RLoss on test images against average-case (left "
+    "column) and worst-case flatness (right column), radius growing "
+    "from top to bottom. Methods of Table 1 in colour, the others in "
+    "grey; titles give Pearson's coefficient with its 95 % interval."
+)
+plate.mount(fig, ours[columns], "stutz2021_fig14_measured", caption, profile)
+
+# %% tags=["hide-input"]
+Markdown(plots.outside({name: (ours, name, RLOSS) for name in radii}))
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1 and measures each of them at six more radii, which takes about as long
+# as all other measures together.
+#
+# **What to expect.** The left column four times in the same shape, with
+# flatness growing from row to row. The right column less orderly, and in the
+# paper least orderly in its last row.
+
+# %% [markdown]
+# A column for each radius, named `<case>, ξ = <radius>`; means over seeds.
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -86,8 +129,6 @@ printed[f"worst case, ξ = {p.worst_xi[0]:g}"] = printed[WORST]
 # measured flatness over the methods.
 
 # %%
-views = {name: (name, RLOSS) for name in radii}
-found = relations.correlations({"published": printed, "measured": ours}, views)
 table = found["pearson"].unstack("source").reindex(list(radii))
 table = table.reindex(columns=["published", "measured"])
 table["difference"] = table["measured"] - table["published"]
@@ -134,48 +175,6 @@ pd.DataFrame({
     for kind, (name, flatness) in words.items()
     for part in [offsets[offsets["measure"] == kind]]
 }).T.round(3)
-
-# %% [markdown]
-# ## Figures
-
-# %% tags=["hide-input"]
-table1 = published.table1().index
-fig, axes = plots.panels(1, 2, height=3.0, legend=0.6)
-there = [name for name in radii if name in printed]
-for ax, name in zip(axes.flat, there):
-    plots.scatter(printed, name, RLOSS, ax, table1, labels=False, crop=True)
-    ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
-    scatters.heading(ax, found=found.loc[name, "published"])
-columns = ["label", "family", RLOSS, *there]
-caption = (
-    "Published, CIFAR-10: RLoss on test images against average-case "
-    "(left) and worst-case flatness (right) at the two radii whose "
-    "values are printed. Methods of Table 1 in colour, the others in "
-    "grey; titles give Pearson's coefficient with its 95 % interval."
-)
-plate.mount(fig, printed[columns], "stutz2021_fig14_published", caption, profile)
-
-# %% tags=["hide-input"]
-by_case = [[n for n, (c, _) in radii.items() if c == case] for case in
-           CASES.values()]
-height = max(map(len, by_case))
-fig, axes = plots.panels(height, 2, height=2.7, legend=0.6, gap=0.85)
-for column, panels in zip(axes.T, by_case):
-    for ax, name in zip(column, panels):
-        plots.scatter(ours, name, RLOSS, ax, table1, labels=False, crop=True)
-        ax.set(xlabel=f"flatness, {name}", ylabel="RLoss (test)")
-        scatters.heading(ax, found=found.loc[name, "measured"])
-columns = ["label", "family", RLOSS, *radii]
-caption = (
-    "Measured here: RLoss on test images against average-case (left "
-    "column) and worst-case flatness (right column), radius growing "
-    "from top to bottom. Methods of Table 1 in colour, the others in "
-    "grey; titles give Pearson's coefficient with its 95 % interval."
-)
-plate.mount(fig, ours[columns], "stutz2021_fig14_measured", caption, profile)
-
-# %% tags=["hide-input"]
-Markdown(plots.outside({name: (ours, name, RLOSS) for name in radii}))
 
 # %% [markdown]
 # ## Checks

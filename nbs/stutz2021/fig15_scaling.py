@@ -20,16 +20,8 @@
 # the convolutions by a constant leaves the network's predictions, its landscape
 # along scaled directions, and its flatness as they are; the eigenvalues of the
 # Hessian change with the square of the constant.
-#
-# **Cost.** With `source = "committed"` seconds. Live, one network is trained
-# and it and its two scaled versions are measured: at `digits` a few minutes on
-# two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
-# kept.
-#
-# **What to expect.** Three curves on top of each other, in both panels, and a
-# table of equal columns but for one row.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "at"  # the method whose network is scaled
@@ -56,14 +48,7 @@ ROWS = {  # (measure, split): heading
     ("convexity", "test"): "|λ_min| / |λ_max|",
 }
 
-# %% [markdown]
-# ## Runs
-#
-# All convolutions of the trained network, biases included, are multiplied by
-# 0.5 and by 2; batch norm's statistics are scaled to fit. Nothing is trained
-# again.
-
-# %%
+# %% tags=["hide-input"]
 name = next(iter(runs.named(methods)))
 suites = ("default", "lines", "hessian", "scaled")
 runs.train_missing(name, profile, seeds, source, suites, workers=workers)
@@ -75,42 +60,13 @@ models = {name: "× 1", f"{name}, scaled-0.5": "× 0.5",
 measures = measures[measures["model"].isin(models)]
 Markdown(f"{plots.caption(measures)} {training_curves.described(measures)}")
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Table 2 prints the largest eigenvalue and the ratio of the smallest to the
-# largest (in size) of all three. Printed eigenvalues are sums over four
-# batches; a quarter of them is set beside ours, which are of the mean loss.
-
-# %%
+# %% tags=["hide-input"]
 robust = measures[measures["attack"] != "aa"]
 table = robust.groupby(["measure", "split", "model"])["value"].mean()
 table = table.unstack("model").reindex(columns=list(models))
-printed = published.table2().rename(columns={"convexity_ratio": "convexity"})
-printed["lambda_max"] /= published.SUMMED
-rows = [
-    (ROWS[row], label, printed[row[0]].get(model), table.at[row, model])
-    for row in ROWS if row[0] in printed and row in table.index
-    for model, label in models.items()
-]
-columns = ["measure", "network", "published", "measured"]
-beside = pd.DataFrame(rows, columns=columns).set_index(columns[:2])
-beside["difference"] = beside["measured"] - beside["published"]
-beside.astype(float).round(3)
-
-# %% [markdown]
-# The small table beside the published figure, measured here: one column for
-# each network.
-
-# %%
 small = table.reindex(list(ROWS)).rename(columns=models)
 small.index = list(ROWS.values())
-small.rename_axis(columns=None).round(3)
 
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
 fig, axes = plots.panels(1, 2, width=7.0, height=3.4)
 sides = {"line_random": ("random", -1), "line_adversarial": ("adversarial", 0)}
 colors, lines = dict(zip(models, COLORS)), dict(zip(models, DASHES))
@@ -130,6 +86,48 @@ caption = (
     "each other."
 )
 plate.mount(fig, small, "stutz2021_fig15", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, one network is trained
+# and it and its two scaled versions are measured: at `digits` a few minutes on
+# two CPU cores; the `cifar10` profiles need a GPU. What was finished once is
+# kept.
+#
+# **What to expect.** Three curves on top of each other, in both panels, and a
+# table of equal columns but for one row.
+#
+# All convolutions of the trained network, biases included, are multiplied by
+# 0.5 and by 2; batch norm's statistics are scaled to fit. Nothing is trained
+# again.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Table 2 prints the largest eigenvalue and the ratio of the smallest to the
+# largest (in size) of all three. Printed eigenvalues are sums over four
+# batches; a quarter of them is set beside ours, which are of the mean loss.
+
+# %%
+printed = published.table2().rename(columns={"convexity_ratio": "convexity"})
+printed["lambda_max"] /= published.SUMMED
+rows = [
+    (ROWS[row], label, printed[row[0]].get(model), table.at[row, model])
+    for row in ROWS if row[0] in printed and row in table.index
+    for model, label in models.items()
+]
+columns = ["measure", "network", "published", "measured"]
+beside = pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+beside["difference"] = beside["measured"] - beside["published"]
+beside.astype(float).round(3)
+
+# %% [markdown]
+# The small table beside the published figure, measured here: one column for
+# each network.
+
+# %%
+small.rename_axis(columns=None).round(3)
 
 # %% [markdown]
 # ## Checks

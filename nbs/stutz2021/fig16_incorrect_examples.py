@@ -20,16 +20,8 @@
 # yet neither leaving such images unattacked in training, nor attacking the
 # predicted in place of the true label, lessens robust overfitting. MART, which
 # weighs them in its loss, does.
-#
-# **Cost.** With `source = "committed"` seconds. Live, four networks are trained
-# and measured for each seed: at `digits` a few minutes on two CPU cores; the
-# `cifar10` profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** Three bundles of lines: incorrect images far above all
-# images, and correct ones just below these. In each bundle the two variants
-# stay near AT, and MART lies lower.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -52,10 +44,7 @@ COLORS = {  # method: colour
 }
 Y, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 shown = [name for name in COLORS if name in known] or list(known)
 runs.train_missing(shown, profile, seeds, source, workers=workers)
@@ -63,6 +52,43 @@ measures, history = runs.collect(shown, profile, seeds, source)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
+
+# %% tags=["hide-input"]
+names = relations.printed()["label"].to_dict()
+
+fig, axes = plots.panels(rows=2, height=2.9, legend=0.65)
+colors = {name: color for name, color in COLORS.items() if name in shown}
+groups = {
+    "incorrect": {"test_incorrect": "--"},
+    "all and correct": {"test": "-", "test_correct": ":"},
+}
+for ax, (title, lines) in zip(axes[:, 0], groups.items()):
+    curves.compare(history, colors, "rloss", ax, lines, names, legend="")
+    curves.headroom(ax)
+    with plots.style():
+        ax.set_title(title, loc="left")
+        ax.label_outer()
+lines = {"all": "-", "correct": ":", "incorrect": "--"}
+curves.key(fig, lines, colors, names)
+caption = (
+    "Test RLoss during training, measured: on all test images (solid), "
+    "on those classified correctly without attack (dotted) and "
+    "incorrectly (dashed, in a panel of their own: the scales differ). "
+    "Means over seeds, bands of one standard deviation where there are "
+    "several."
+)
+plate.mount(fig, history, "stutz2021_fig16", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, four networks are trained
+# and measured for each seed: at `digits` a few minutes on two CPU cores; the
+# `cifar10` profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** Three bundles of lines: incorrect images far above all
+# images, and correct ones just below these. In each bundle the two variants
+# stay near AT, and MART lies lower.
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -72,7 +98,6 @@ Markdown(plots.caption(measures))
 # `std` its standard deviation.
 
 # %%
-names = relations.printed()["label"].to_dict()
 headings = {Y: "RLoss, test, last", STOPPED: "RLoss, test, early-stopped"}
 table = published.compare(wide, list(headings))
 table = table.rename(index=names).rename_axis(None)
@@ -107,33 +132,6 @@ rise = pd.DataFrame({
 })
 rise = rise.groupby("method").mean().reindex(shown)
 rise.rename(names).rename_axis(None).round(2)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
-fig, axes = plots.panels(rows=2, height=2.9, legend=0.65)
-colors = {name: color for name, color in COLORS.items() if name in shown}
-groups = {
-    "incorrect": {"test_incorrect": "--"},
-    "all and correct": {"test": "-", "test_correct": ":"},
-}
-for ax, (title, lines) in zip(axes[:, 0], groups.items()):
-    curves.compare(history, colors, "rloss", ax, lines, names, legend="")
-    curves.headroom(ax)
-    with plots.style():
-        ax.set_title(title, loc="left")
-        ax.label_outer()
-lines = {"all": "-", "correct": ":", "incorrect": "--"}
-curves.key(fig, lines, colors, names)
-caption = (
-    "Test RLoss during training, measured: on all test images (solid), "
-    "on those classified correctly without attack (dotted) and "
-    "incorrectly (dashed, in a panel of their own: the scales differ). "
-    "Means over seeds, bands of one standard deviation where there are "
-    "several."
-)
-plate.mount(fig, history, "stutz2021_fig16", caption, profile)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

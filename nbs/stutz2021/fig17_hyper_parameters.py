@@ -19,17 +19,8 @@
 # **Claim.** Hyper-parameters decide whether a method overfits: strong weight
 # decay or small batches lessen and delay robust overfitting, and throughout,
 # less of it comes with a higher RLoss on training images.
-#
-# **Cost.** With `source = "committed"` some seconds, and once the training of
-# one network for the last figure: half a minute at `digits` on two CPU cores.
-# Live, all networks drawn here are trained and measured: `methods = "table1"`
-# is the smaller choice; the `cifar10` profiles need a GPU. What was finished
-# once is kept.
-#
-# **What to expect.** In each panel, curves ordered by the strength of a
-# setting, from dark (weak) to light (strong), with AT in black.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -66,10 +57,7 @@ SWEEPS = {  # title: methods, from weak to strong
 }
 Y, STOPPED = "rloss_test_pgd", "rloss_early_stop_pgd"
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 wanted = dict.fromkeys(" ".join(SWEEPS.values()).split())
 shown = [name for name in wanted if name in known] or list(known)
@@ -78,34 +66,6 @@ measures, history = runs.collect(shown, profile, seeds, source)
 shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
-
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Training curves are not printed; their ends are: RLoss of the last and of the
-# early-stopped network on test images. `measured` is the mean over seeds, `std`
-# its standard deviation.
-
-# %% tags=["scroll-output"]
-names = published.stutz2021()["label"].to_dict()
-headings = {Y: "RLoss, test, last", STOPPED: "RLoss, test, early-stopped"}
-table = published.compare(wide, list(headings)).reindex(shown)
-table = table.rename(index=names).rename_axis(None)
-for column, heading in headings.items():
-    display(Markdown(f"**{heading}**"), table[column].round(2))
-
-# %% [markdown]
-# What the curves say, in the order of the panels: lowest test RLoss, the
-# progress (epoch / epochs) at which it was met, the last value, and how many
-# times larger that is; `train` is the last RLoss on training images.
-
-# %% tags=["scroll-output"]
-rise = training_curves.overfitting(history).groupby("method").mean()
-rise = rise.reindex(shown)
-rise.rename(names).rename_axis(None).round(3)
-
-# %% [markdown]
-# ## Figures
 
 # %% tags=["hide-input"]
 fig, axes = plots.panels(6, 2, width=7.0, height=2.6)
@@ -131,6 +91,43 @@ caption = (
     "deviation where there are several."
 )
 plate.mount(fig, history, "stutz2021_fig17", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` some seconds, and once the training of
+# one network for the last figure: half a minute at `digits` on two CPU cores.
+# Live, all networks drawn here are trained and measured: `methods = "table1"`
+# is the smaller choice; the `cifar10` profiles need a GPU. What was finished
+# once is kept.
+#
+# **What to expect.** In each panel, curves ordered by the strength of a
+# setting, from dark (weak) to light (strong), with AT in black.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Training curves are not printed; their ends are: RLoss of the last and of the
+# early-stopped network on test images. `measured` is the mean over seeds, `std`
+# its standard deviation.
+
+# %% tags=["scroll-output"]
+names = published.stutz2021()["label"].to_dict()
+headings = {Y: "RLoss, test, last", STOPPED: "RLoss, test, early-stopped"}
+table = published.compare(wide, list(headings)).reindex(shown)
+table = table.rename(index=names).rename_axis(None)
+for column, heading in headings.items():
+    display(Markdown(f"**{heading}**"), table[column].round(2))
+
+# %% [markdown]
+# What the curves say, in the order of the panels: lowest test RLoss, the
+# progress (epoch / epochs) at which it was met, the last value, and how many
+# times larger that is; `train` is the last RLoss on training images.
+
+# %% tags=["scroll-output"]
+rise = training_curves.overfitting(history).groupby("method").mean()
+rise = rise.reindex(shown)
+rise.rename(names).rename_axis(None).round(3)
 
 # %% [markdown]
 # ### One network, two attacks

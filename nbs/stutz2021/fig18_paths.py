@@ -19,16 +19,8 @@
 # **Claim.** Wherever a method overfits, RLoss and average-case flatness grow
 # together over the epochs; methods that avoid overfitting avoid sharp minima
 # too.
-#
-# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
-# are trained and each is measured at every tenth epoch: at `digits` a quarter
-# of an hour on two CPU cores, most of it for the one trained with small
-# batches; the `cifar10` profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** Paths that fall steeply at first (blue) and then climb to
-# the upper right (red), or stop climbing early.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -52,13 +44,7 @@ SHOWN = (
 ).split()
 X, Y = "avg_flatness_rloss", "rloss_test_pgd"
 
-# %% [markdown]
-# ## Runs
-#
-# Stored networks of every tenth epoch, and the last one, are measured as the
-# last one is elsewhere.
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
 suites = ("default", "training")
@@ -69,39 +55,12 @@ wide = runs.wide(measures)
 table = training_curves.snapshots(measures)
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# The ends of the paths are printed: average-case flatness and RLoss of the last
-# network. `measured` is the mean over seeds.
-
-# %%
-names = relations.printed()["label"].to_dict()
-headings = {X: plots.axis_label(X, wide), Y: "RLoss, test"}
-beside = published.compare(wide, list(headings)).reindex(shown)
-beside = beside.rename(index=names).rename_axis(None)
-for column, heading in headings.items():
-    display(Markdown(f"**{heading}**"), beside[column].round(2))
-
-# %% [markdown]
-# From the snapshot of lowest test RLoss to the last: at which progress it was
-# met, and by how much RLoss and average-case flatness have grown since.
-
-# %%
-rows = table.dropna(subset=[X, Y]).groupby("method", sort=False)
-low, end = table.loc[rows[Y].idxmin()].set_index("method"), rows.last()
-grown = pd.DataFrame({
-    "progress": low["progress"], "RLoss grows by": end[Y] - low[Y],
-    "flatness grows by": end[X] - low[X],
-}).reindex([name for name in shown if name in low.index])
-grown.rename(names).rename_axis(None).round(2)
-
-# %% [markdown]
-# ## Figure
-
 # %% tags=["hide-input"]
-rows = math.ceil(len(shown) / 3)
-fig, axes = plots.panels(rows, 3, width=6.6, height=2.0, legend=0.5)
+names = relations.printed()["label"].to_dict()
+rows = table.dropna(subset=[X, Y]).groupby("method", sort=False)
+
+deep = math.ceil(len(shown) / 3)
+fig, axes = plots.panels(deep, 3, width=6.6, height=2.0, legend=0.5)
 for ax, name in zip(axes.flat, shown):
     part = table[table["method"] == name]
     curves.path(part, X, Y, ax, names.get(name, name))
@@ -117,6 +76,45 @@ caption = (
     "outside the panels."
 )
 plate.mount(fig, table, "stutz2021_fig18", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, the networks drawn here
+# are trained and each is measured at every tenth epoch: at `digits` a quarter
+# of an hour on two CPU cores, most of it for the one trained with small
+# batches; the `cifar10` profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** Paths that fall steeply at first (blue) and then climb to
+# the upper right (red), or stop climbing early.
+#
+# Stored networks of every tenth epoch, and the last one, are measured as the
+# last one is elsewhere.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# The ends of the paths are printed: average-case flatness and RLoss of the last
+# network. `measured` is the mean over seeds.
+
+# %%
+headings = {X: plots.axis_label(X, wide), Y: "RLoss, test"}
+beside = published.compare(wide, list(headings)).reindex(shown)
+beside = beside.rename(index=names).rename_axis(None)
+for column, heading in headings.items():
+    display(Markdown(f"**{heading}**"), beside[column].round(2))
+
+# %% [markdown]
+# From the snapshot of lowest test RLoss to the last: at which progress it was
+# met, and by how much RLoss and average-case flatness have grown since.
+
+# %%
+low, end = table.loc[rows[Y].idxmin()].set_index("method"), rows.last()
+grown = pd.DataFrame({
+    "progress": low["progress"], "RLoss grows by": end[Y] - low[Y],
+    "flatness grows by": end[X] - low[X],
+}).reindex([name for name in shown if name in low.index])
+grown.rename(names).rename_axis(None).round(2)
 
 # %% [markdown]
 # ## Checks

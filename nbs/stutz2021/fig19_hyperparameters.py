@@ -20,17 +20,8 @@
 # minima, for nearly all methods. The exception is weight clipping: stronger
 # clipping lowers RLoss but not average-case flatness. Its worst-case flatness
 # falls in line with RLoss.
-#
-# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
-# Fig. 1: once there, they are kept. `methods = "table1"` has one setting of
-# each method, so no lines.
-#
-# **What to expect.** Diagonals in each view of the published figure, except for
-# weight clipping in the third, which the fifth puts right, and the learning
-# rate in the first. A misprint takes one of its three points away there (see
-# Fig. 1).
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or the name of one method
@@ -58,14 +49,71 @@ VIEWS = {  # view -> settings, flatness
 }
 AXES = {AVERAGE: "average-case flatness", WORST: "worst-case flatness"}
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
+
+# %% tags=["hide-input"]
+printed, ours = relations.printed(), relations.means(wide)
+
+fig, axes = plots.panels(3, 2, height=3.0, gap=0.85)
+for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
+    single = ["late"] if view == "schedules" else []
+    scatters.sweeps(
+        printed, sweeps, x, RLOSS, ax, single=single, legend=False
+    )
+    ax.set(xlabel=AXES[x], ylabel="RLoss (test)")
+    scatters.heading(ax, view)
+scatters.key(fig, axes[2, 1])
+columns = ["label", "family", RLOSS, AVERAGE, WORST]
+every = sorted({name for sweeps, _ in VIEWS.values() for name in sweeps})
+swept = [m for name in every for m in relations.settings(printed, name).index]
+rows = printed.index.isin(["at", "late", *swept])
+caption = (
+    "Published, CIFAR-10: RLoss on test images against flatness for the "
+    "settings of methods in groups; numbers are the settings, dotted "
+    "lines least-squares lines, the star is AT. The first four views "
+    "show average-case flatness, the fifth worst-case flatness of the "
+    "methods of the third."
+)
+plate.mount(
+    fig, printed.loc[rows, columns],
+    "stutz2021_fig19_published", caption, profile,
+)
+
+# %% tags=["hide-input"]
+fig, axes = plots.panels(3, 2, height=3.0, gap=0.85)
+for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
+    single = ["late"] if view == "schedules" else []
+    scatters.sweeps(
+        ours, sweeps, x, RLOSS, ax, single=single, legend=False
+    )
+    ax.set(xlabel=AXES[x], ylabel="RLoss (test)")
+    scatters.heading(ax, view)
+scatters.key(fig, axes[2, 1])
+columns += [f"{c}_std" for c in columns if f"{c}_std" in ours]
+rows = ours.index.isin(["at", "late", *swept])
+caption = (
+    "Measured here, the same views. Means over seeds."
+)
+plate.mount(
+    fig, ours.loc[rows, columns],
+    "stutz2021_fig19_measured", caption, profile,
+)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, it needs the networks of
+# Fig. 1: once there, they are kept. `methods = "table1"` has one setting of
+# each method, so no lines.
+#
+# **What to expect.** Diagonals in each view of the published figure, except for
+# weight clipping in the third, which the fifth puts right, and the learning
+# rate in the first. A misprint takes one of its three points away there (see
+# Fig. 1).
 
 # %% [markdown]
 # ## Published, measured, difference
@@ -75,7 +123,6 @@ Markdown(plots.caption(measures))
 # average-case flatness.
 
 # %%
-printed, ours = relations.printed(), relations.means(wide)
 fifth = [m for n in FLATTERS for m in relations.settings(printed, n).index]
 table = published.compare(wide, [WORST])[WORST]
 names = published.stutz2021()["label"].to_dict()
@@ -98,49 +145,6 @@ trends = pd.concat({
     for source, df in {"published": printed, "measured": ours}.items()
 }, axis=1)
 trends.round(2)
-
-# %% [markdown]
-# ## Figures
-
-# %% tags=["hide-input"]
-fig, axes = plots.panels(3, 2, height=3.0, gap=0.85)
-for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
-    single = ["late"] if view == "schedules" else []
-    scatters.sweeps(
-        printed, sweeps, x, RLOSS, ax, single=single, legend=False
-    )
-    ax.set(xlabel=AXES[x], ylabel="RLoss (test)")
-    scatters.heading(ax, view)
-scatters.key(fig, axes[2, 1])
-columns = ["label", "family", RLOSS, AVERAGE, WORST]
-every = sorted({name for sweeps, _ in VIEWS.values() for name in sweeps})
-swept = [m for name in every for m in relations.settings(printed, name).index]
-rows = printed.index.isin(["at", "late", *swept])
-caption = (
-    "Published, CIFAR-10: RLoss on test images against flatness for the "
-    "settings of methods in groups; numbers are the settings, dotted "
-    "lines least-squares lines, the star is AT. The first four views "
-    "show average-case flatness, the fifth worst-case flatness of the "
-    "methods of the third."
-)
-plate.mount(fig, printed.loc[rows, columns], "stutz2021_fig19_published", caption, profile)
-
-# %% tags=["hide-input"]
-fig, axes = plots.panels(3, 2, height=3.0, gap=0.85)
-for ax, (view, (sweeps, x)) in zip(axes.flat, VIEWS.items()):
-    single = ["late"] if view == "schedules" else []
-    scatters.sweeps(
-        ours, sweeps, x, RLOSS, ax, single=single, legend=False
-    )
-    ax.set(xlabel=AXES[x], ylabel="RLoss (test)")
-    scatters.heading(ax, view)
-scatters.key(fig, axes[2, 1])
-columns += [f"{c}_std" for c in columns if f"{c}_std" in ours]
-rows = ours.index.isin(["at", "late", *swept])
-caption = (
-    "Measured here, the same views. Means over seeds."
-)
-plate.mount(fig, ours.loc[rows, columns], "stutz2021_fig19_measured", caption, profile)
 
 # %% [markdown]
 # ## Checks

@@ -18,17 +18,8 @@
 #
 # **Claim.** Nearly every way of adversarial training overfits in RLoss; in
 # robust error (RErr) less so, and stopping early would have helped most.
-#
-# **Cost.** With `source = "committed"` some seconds. Live, all networks drawn
-# here are trained and measured: `methods = "table1"` is the smaller choice,
-# some minutes for each seed at `digits` on two CPU cores; the `cifar10`
-# profiles need a GPU. What was finished once is kept.
-#
-# **What to expect.** The same two curves again and again: test (solid) turns
-# upwards or stays level, train (dotted) falls. The dashed line is what early
-# stopping would have given.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all that are drawn here, or of these only table1
@@ -58,10 +49,7 @@ COLUMNS = {
     "rerr_early_stop_pgd": "RErr in %, test, early-stopped",
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 shown = [name for name in SHOWN if name in known] or list(known)
 runs.train_missing(shown, profile, seeds, source, workers=workers)
@@ -70,43 +58,10 @@ shown = [name for name in shown if name in set(measures["method"])]
 wide = runs.wide(measures)
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Training curves are not printed; their ends are, last and early-stopped, under
-# PGD with 20 steps. `measured` is the mean over seeds, `std` its standard
-# deviation.
-
-# %% tags=["scroll-output"]
-names = relations.printed()["label"].to_dict()
-table = published.compare(wide, list(COLUMNS)).reindex(shown)
-table = table.rename(index=names).rename_axis(None)
-for column, heading in COLUMNS.items():
-    scale, digits = (100, 1) if column.startswith("rerr") else (1, 2)
-    part = table[column].mul(scale).round(digits)
-    display(Markdown(f"**{heading}**"), part)
-
-# %% [markdown]
-# What the curves say: the lowest value on test images, the progress (epoch /
-# epochs) at which it was met, the last one, and how many times larger that is;
-# and the progress at which early stopping took the network. Means over seeds.
-
-# %% tags=["scroll-output"]
-stopped = training_curves.stopped(history, measures).groupby("method").mean()
-rises = {
-    what: training_curves.overfitting(history, f"test_{what.lower()}")
-    .groupby("method").mean().reindex(shown)
-    for what in ("RLoss", "RErr")
-}
-both = pd.concat(rises, axis=1)
-both = both.drop(columns=["last", "train"], level=1)
-both["early-stopped", "at"] = stopped["progress"]
-both.rename(names).rename_axis(None).round(2)
-
-# %% [markdown]
-# ## Figures
-
 # %% tags=["hide-input"]
+names = relations.printed()["label"].to_dict()
+stopped = training_curves.stopped(history, measures).groupby("method").mean()
+
 size = {"rows": math.ceil(len(shown) / 3), "columns": 3}
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
 for ax, name in zip(axes.flat, shown):
@@ -145,6 +100,49 @@ caption = (
     "axes. Means over seeds."
 )
 plate.mount(fig, levels, "stutz2021_fig20_early_stopping", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` some seconds. Live, all networks drawn
+# here are trained and measured: `methods = "table1"` is the smaller choice,
+# some minutes for each seed at `digits` on two CPU cores; the `cifar10`
+# profiles need a GPU. What was finished once is kept.
+#
+# **What to expect.** The same two curves again and again: test (solid) turns
+# upwards or stays level, train (dotted) falls. The dashed line is what early
+# stopping would have given.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Training curves are not printed; their ends are, last and early-stopped, under
+# PGD with 20 steps. `measured` is the mean over seeds, `std` its standard
+# deviation.
+
+# %% tags=["scroll-output"]
+table = published.compare(wide, list(COLUMNS)).reindex(shown)
+table = table.rename(index=names).rename_axis(None)
+for column, heading in COLUMNS.items():
+    scale, digits = (100, 1) if column.startswith("rerr") else (1, 2)
+    part = table[column].mul(scale).round(digits)
+    display(Markdown(f"**{heading}**"), part)
+
+# %% [markdown]
+# What the curves say: the lowest value on test images, the progress (epoch /
+# epochs) at which it was met, the last one, and how many times larger that is;
+# and the progress at which early stopping took the network. Means over seeds.
+
+# %% tags=["scroll-output"]
+rises = {
+    what: training_curves.overfitting(history, f"test_{what.lower()}")
+    .groupby("method").mean().reindex(shown)
+    for what in ("RLoss", "RErr")
+}
+both = pd.concat(rises, axis=1)
+both = both.drop(columns=["last", "train"], level=1)
+both["early-stopped", "at"] = stopped["progress"]
+both.rename(names).rename_axis(None).round(2)
 
 # %% tags=["hide-input"]
 if runs.source_of(profile, source) == "live":

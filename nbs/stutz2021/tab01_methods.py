@@ -19,16 +19,8 @@
 # **Claim.** Methods with a low robust error (RErr) have flatter minima: grouped
 # into good, average and poor, both kinds of flatness are in that order, while
 # RErr on training images is in the reverse one.
-#
-# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
-# minute and `fashion` 20 to 40 minutes for each seed, on two CPU cores. The
-# networks are those of Fig. 1: once there, they are kept.
-#
-# **What to expect.** The groups are made by the published RErr on CIFAR-10.
-# Other images and a smaller network rank methods differently, so the measured
-# columns follow the grouping only in part; the last sections say how far.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "fashion"  # smoke, fashion, digits, cifar10-cpu, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "table1"  # table1, main (ten of them), or some of them
@@ -54,10 +46,7 @@ COLUMNS = {  # column of Table 1 -> its heading here, and the digits shown
     "rerr_early_stop_aa": ("RErr, test, early-stopped", 1),
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 known = runs.named(methods)
 chosen = [method for method in published.table1().index if method in known]
 runs.train_missing(chosen, profile, seeds, source, workers=workers)
@@ -71,6 +60,42 @@ Markdown(
     f"full ensemble, 100 iterations."
 )
 
+# %% tags=["hide-input"]
+printed = published.table1()
+table = published.compare(wide, list(COLUMNS), printed)
+if mine is not None:
+    for column in COLUMNS:
+        table[column, "yours"] = mine[column]
+
+means = wide.groupby("method").mean()
+ranks = printed[["label", "family"]].assign(rerr_published=printed[RERR])
+std = wide[RERR].groupby("method").std()
+own = None if mine is None else ranks.assign(rerr_measured=mine[RERR])
+ranks = ranks.assign(rerr_measured=means[RERR], rerr_measured_std=std)
+drawn, lit = live.over(ranks, own), live.lit(ranks.index, own)
+ax = plots.scatter(drawn, "rerr_published", "rerr_measured", highlight=lit)
+ax.set(xlabel="RErr, published, CIFAR-10", ylabel=f"RErr, measured, {profile}")
+caption = (
+    "RErr under AutoAttack of the methods of Table 1, measured here "
+    "against published for CIFAR-10. Were the two settings to rank the "
+    "methods alike, the points would rise from left to right. Means "
+    "over seeds, bars of one standard deviation where there are "
+    "several; networks that the reader has trained are in colour over "
+    "the stored ones."
+)
+plate.mount(ax.figure, tables.flat(table), "stutz2021_tab01", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, `smoke` takes half a
+# minute and `fashion` 20 to 40 minutes for each seed, on two CPU cores. The
+# networks are those of Fig. 1: once there, they are kept.
+#
+# **What to expect.** The groups are made by the published RErr on CIFAR-10.
+# Other images and a smaller network rank methods differently, so the measured
+# columns follow the grouping only in part; the last sections say how far.
+
 # %% [markdown]
 # ## Published, measured, difference
 #
@@ -79,11 +104,6 @@ Markdown(
 # your own, where you have trained some, stand under `yours`.
 
 # %%
-printed = published.table1()
-table = published.compare(wide, list(COLUMNS), printed)
-if mine is not None:
-    for column in COLUMNS:
-        table[column, "yours"] = mine[column]
 group = published.groups(printed[RERR])
 labels = printed["label"].to_dict()
 tables.sheet(table, COLUMNS, labels, group)
@@ -104,28 +124,6 @@ by_group = published.compare(
     groups.rename_axis("method"), list(COLUMNS), stated
 )
 tables.sheet(by_group, COLUMNS)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
-means = wide.groupby("method").mean()
-ranks = printed[["label", "family"]].assign(rerr_published=printed[RERR])
-std = wide[RERR].groupby("method").std()
-own = None if mine is None else ranks.assign(rerr_measured=mine[RERR])
-ranks = ranks.assign(rerr_measured=means[RERR], rerr_measured_std=std)
-drawn, lit = live.over(ranks, own), live.lit(ranks.index, own)
-ax = plots.scatter(drawn, "rerr_published", "rerr_measured", highlight=lit)
-ax.set(xlabel="RErr, published, CIFAR-10", ylabel=f"RErr, measured, {profile}")
-caption = (
-    "RErr under AutoAttack of the methods of Table 1, measured here "
-    "against published for CIFAR-10. Were the two settings to rank the "
-    "methods alike, the points would rise from left to right. Means "
-    "over seeds, bars of one standard deviation where there are "
-    "several; networks that the reader has trained are in colour over "
-    "the stored ones."
-)
-plate.mount(ax.figure, tables.flat(table), "stutz2021_tab01", caption, profile)
 
 # %% [markdown]
 # Spearman's coefficient between published and measured, over the methods: 1

@@ -20,16 +20,8 @@
 # |λ_min| / λ_max says across methods how robust a network is; and λ_max can be
 # made four times or a quarter as large by scaling weights, which changes
 # nothing else.
-#
-# **Cost.** With `source = "committed"` seconds. Live, the networks are those of
-# Fig. 1, and their eigenvalues take some seconds each; `batch8` and `adam` are
-# trained in addition unless `methods = "table1"`.
-#
-# **What to expect.** The ratios 4 and ¼ are almost exact anywhere. Eigenvalues
-# themselves are those of other images and another network: their size means
-# nothing beside the printed ones, their relation to robust error may.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names; those of Table 2 count
@@ -54,14 +46,7 @@ COLUMNS = {
     RATIO: ("|λ_min| / λ_max", 3),
 }
 
-# %% [markdown]
-# ## Runs
-#
-# The Hessian is that of the *clean* loss, averaged over images, in evaluation
-# mode; weights of layers, without biases. Scaled networks are the trained one
-# with all its convolutions multiplied by ½ or 2.
-
-# %%
+# %% tags=["hide-input"]
 printed = published.table2()
 known = runs.named(methods)
 chosen = [method for method in printed.index if method in known]
@@ -81,16 +66,7 @@ images = min(profiles.get(profile).protocol.hessian_images,
              profiles.get(profile).test)
 Markdown(f"{stated} Eigenvalues: the first {images} of them.")
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# In the released code gradients are *summed* over four batches of images, where
-# the loss is a mean. Its eigenvalues are thus four times those of the Hessian
-# of the mean loss, which is what is measured here. If the printed ones were
-# made with this code, a quarter of them is what to compare with: both are
-# shown, and the difference is to the quarter. The ratio is not affected.
-
-# %%
+# %% tags=["hide-input"]
 quarter = printed.assign(
     as_printed=printed[LAMBDA],
     lambda_max=printed[LAMBDA] / published.SUMMED,
@@ -98,26 +74,7 @@ quarter = printed.assign(
 ours = wide.assign(as_printed=published.SUMMED * wide[LAMBDA])
 table = published.compare(ours, list(COLUMNS), quarter)
 table = table.drop(columns=[("as_printed", "difference")])
-tables.sheet(table, COLUMNS, printed["label"].to_dict())
 
-# %% [markdown]
-# A network and its scaled versions: λ_max in units of that of the network as
-# trained, and RErr by PGD, which is measured for all three.
-
-# %%
-parts = ["at", *(f"at, {scale}" for scale in scales)] if scales else []
-there = printed.reindex(parts)
-mean = ours.groupby("method").mean().reindex(parts)
-pd.DataFrame({
-    "published, × λ_max": there[LAMBDA] / printed.loc["at", LAMBDA],
-    "measured, × λ_max": mean[LAMBDA] / mean[LAMBDA].get("at"),
-    "RErr by PGD": mean.get("rerr_test_pgd"),
-}).round(3).rename(printed["label"]).rename_axis(None)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
 rows = [m for m in printed.index if not m.startswith("at,")]
 names = published.stutz2021().loc[rows, ["label", "family"]]
 frames = {
@@ -137,6 +94,47 @@ caption = (
     "versions. Above: published, CIFAR-10; below: measured here."
 )
 plate.mount(fig, tables.flat(table), "stutz2021_tab02", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, the networks are those of
+# Fig. 1, and their eigenvalues take some seconds each; `batch8` and `adam` are
+# trained in addition unless `methods = "table1"`.
+#
+# **What to expect.** The ratios 4 and ¼ are almost exact anywhere. Eigenvalues
+# themselves are those of other images and another network: their size means
+# nothing beside the printed ones, their relation to robust error may.
+#
+# The Hessian is that of the *clean* loss, averaged over images, in evaluation
+# mode; weights of layers, without biases. Scaled networks are the trained one
+# with all its convolutions multiplied by ½ or 2.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# In the released code gradients are *summed* over four batches of images, where
+# the loss is a mean. Its eigenvalues are thus four times those of the Hessian
+# of the mean loss, which is what is measured here. If the printed ones were
+# made with this code, a quarter of them is what to compare with: both are
+# shown, and the difference is to the quarter. The ratio is not affected.
+
+# %%
+tables.sheet(table, COLUMNS, printed["label"].to_dict())
+
+# %% [markdown]
+# A network and its scaled versions: λ_max in units of that of the network as
+# trained, and RErr by PGD, which is measured for all three.
+
+# %%
+parts = ["at", *(f"at, {scale}" for scale in scales)] if scales else []
+there = printed.reindex(parts)
+mean = ours.groupby("method").mean().reindex(parts)
+pd.DataFrame({
+    "published, × λ_max": there[LAMBDA] / printed.loc["at", LAMBDA],
+    "measured, × λ_max": mean[LAMBDA] / mean[LAMBDA].get("at"),
+    "RErr by PGD": mean.get("rerr_test_pgd"),
+}).round(3).rename(printed["label"]).rename_axis(None)
 
 # %% [markdown]
 # ## Checks

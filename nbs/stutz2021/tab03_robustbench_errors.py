@@ -18,20 +18,8 @@
 #
 # **Claim.** Networks of RobustBench have less robust error (RErr) than those of
 # the paper, and lie in flatter minima.
-#
-# **Cost.** Seconds. To measure the networks takes a GPU, a download of more
-# than a gigabyte and, estimated, some hours:
-#
-#     pip install robustbench
-#     python nbs/run.py tab03 -p profile cifar10 -p source live
-#
-# **What to expect.** Eight networks that others trained and published on
-# [RobustBench](https://robustbench.github.io), most of them wide and all of
-# them stopped early. Only they can give a measured column: our own networks of
-# other images are no substitute, so at profiles without CIFAR-10 it stays
-# empty.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # to measure: cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 seeds: list = [0]  # each of these networks exists once
@@ -60,10 +48,7 @@ COLUMNS = {
     "worst_flatness_rloss": ("worst-case flatness, RLoss", 2),
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 printed = published.robustbench()
 measures = pd.DataFrame()
 if profiles.get(profile).dataset == "cifar10":
@@ -79,23 +64,9 @@ Markdown(
     f"these are networks for CIFAR-10. See above for how to measure them."
 )
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Test and training images as for our own networks: the first 1000 of each. For
-# Err the
-# printed table takes all images of a kind. The radius of the printed worst-case
-# flatness is not stated; it is small, since most values lie *below* those of
-# average-case flatness.
-
-# %%
-table = published.compare(wide, list(COLUMNS), printed)
-tables.sheet(table, COLUMNS)
-
-# %% [markdown]
-# ## Figure
-
 # %% tags=["hide-input"]
+table = published.compare(wide, list(COLUMNS), printed)
+
 ours = published.stutz2021()[[FLAT, Y]].assign(label="", family="")
 short = printed.index.str.replace(r" et al\.|\(.*\)", "", regex=True)
 theirs = printed[[FLAT, Y]].assign(label=short, family="RobustBench")
@@ -113,6 +84,33 @@ caption = (
     "paper (grey)."
 )
 plate.mount(fig, tables.flat(table), "stutz2021_tab03", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** Seconds. To measure the networks takes a GPU, a download of more
+# than a gigabyte and, estimated, some hours:
+#
+#     pip install robustbench
+#     python nbs/run.py tab03 -p profile cifar10 -p source live
+#
+# **What to expect.** Eight networks that others trained and published on
+# [RobustBench](https://robustbench.github.io), most of them wide and all of
+# them stopped early. Only they can give a measured column: our own networks of
+# other images are no substitute, so at profiles without CIFAR-10 it stays
+# empty.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Test and training images as for our own networks: the first 1000 of each. For
+# Err the
+# printed table takes all images of a kind. The radius of the printed worst-case
+# flatness is not stated; it is small, since most values lie *below* those of
+# average-case flatness.
+
+# %%
+tables.sheet(table, COLUMNS)
 
 # %% [markdown]
 # ## Checks

@@ -18,17 +18,8 @@
 #
 # **Claim.** All 74 settings of the paper, sorted by robust error (RErr) under
 # AutoAttack: from top to bottom flatness gets worse, with exceptions.
-#
-# **Cost.** With `source = "committed"` seconds. Live, every method is trained
-# and measured: about a minute for all at `smoke`, an hour or two at `digits`
-# for each seed on two CPU cores, much less with `methods = "table1"`. The
-# `cifar10` profiles need a GPU.
-#
-# **What to expect.** The order is the printed one. Other images and a smaller
-# network rank the methods differently: the figure says, column by column, how
-# far both orders agree.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names
@@ -60,43 +51,16 @@ COLUMNS = {
     "worst_flatness_rloss": ("worst-case flatness, RLoss", 2),
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Rows in the printed order, with the printed lines at 57, 60 and 62.8 % of
-# RErr. `measured` is the mean over seeds. The table scrolls both ways; with its
-# standard deviations it is saved as CSV beside the figure. One average-case
-# flatness is missing: it is printed as 0, which its neighbours contradict.
-
-# %%
+# %% tags=["hide-input"]
 printed = published.stutz2021()
 table = published.compare(wide, list(COLUMNS), printed)
-groups = published.groups(printed[RERR], (0.57, 0.60, 0.6281))
-shown = table.drop(columns="std", level=1, errors="ignore")
-tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)
 
-# %% [markdown]
-# ### Means of the four groups
-
-# %%
-kinds = groups.reindex(table.index)
-by_group = table.drop(columns="std", level=1, errors="ignore")
-by_group = by_group.groupby(kinds, observed=True).mean()
-tables.sheet(by_group, COLUMNS)
-
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
 pairs = {
     title: table[column][["published", "measured"]].corr("spearman").iloc[0, 1]
     for column, (title, _) in COLUMNS.items()
@@ -118,6 +82,40 @@ caption = (
     "at 0.5 as a guide to the eye."
 )
 plate.mount(fig, tables.flat(table), "stutz2021_tab05", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, every method is trained
+# and measured: about a minute for all at `smoke`, an hour or two at `digits`
+# for each seed on two CPU cores, much less with `methods = "table1"`. The
+# `cifar10` profiles need a GPU.
+#
+# **What to expect.** The order is the printed one. Other images and a smaller
+# network rank the methods differently: the figure says, column by column, how
+# far both orders agree.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Rows in the printed order, with the printed lines at 57, 60 and 62.8 % of
+# RErr. `measured` is the mean over seeds. The table scrolls both ways; with its
+# standard deviations it is saved as CSV beside the figure. One average-case
+# flatness is missing: it is printed as 0, which its neighbours contradict.
+
+# %%
+groups = published.groups(printed[RERR], (0.57, 0.60, 0.6281))
+shown = table.drop(columns="std", level=1, errors="ignore")
+tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)
+
+# %% [markdown]
+# ### Means of the four groups
+
+# %%
+kinds = groups.reindex(table.index)
+by_group = table.drop(columns="std", level=1, errors="ignore")
+by_group = by_group.groupby(kinds, observed=True).mean()
+tables.sheet(by_group, COLUMNS)
 
 # %% [markdown]
 # ## Checks

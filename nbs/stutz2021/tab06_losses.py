@@ -19,14 +19,8 @@
 # **Claim.** All 74 settings of the paper, sorted by robust loss (RLoss) under
 # PGD. Robust loss spreads the methods far more than robust error does, and
 # AutoAttack, which stops as soon as an image is misclassified, hides that.
-#
-# **Cost.** With `source = "committed"` seconds. Live, as Table 5: the same
-# networks and measurements.
-#
-# **What to expect.** Strong regularisation at the top in both columns, methods
-# that fit the training images closely at the bottom.
 
-# %% tags=["parameters"]
+# %% tags=["hide-input", "parameters"]
 profile: str = "digits"  # smoke, digits, cifar10-smoke, cifar10-small, cifar10
 source: str = "auto"  # committed, live, or auto (committed if there)
 methods: str = "all"  # all, table1, or a list of names
@@ -54,35 +48,16 @@ COLUMNS = {
     "rloss_early_stop_aa": ("RLoss, early-stopped, AutoAttack", 2),
 }
 
-# %% [markdown]
-# ## Runs
-
-# %%
+# %% tags=["hide-input"]
 runs.train_missing(methods, profile, seeds, source, workers=workers)
 measures, _ = runs.collect(methods, profile, seeds, source)
 wide = runs.wide(measures)  # a row for each network
 Markdown(plots.caption(measures))
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# Rows in the printed order, by RLoss under PGD on CIFAR-10; the lines separate
-# those below and above 2.30, the loss of guessing among ten classes (the
-# printed table has no lines). `measured` is the mean over seeds. With its
-# standard deviations the table is saved as CSV beside the figure.
-
-# %%
+# %% tags=["hide-input"]
 printed = published.stutz2021().sort_values(RLOSS, kind="stable")
 table = published.compare(wide, list(COLUMNS), printed)
-worse = printed[RLOSS].gt(claims.GUESSING)
-groups = worse.map({False: "below guessing", True: "above guessing"})
-shown = table.drop(columns="std", level=1, errors="ignore")
-tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)
 
-# %% [markdown]
-# ## Figure
-
-# %% tags=["hide-input"]
 both = printed[["label", "family"]].assign(
     rloss_published=table[(RLOSS, "published")],
     rloss_measured=table[(RLOSS, "measured")],
@@ -99,6 +74,29 @@ caption = (
     "bars of one standard deviation where there are several."
 )
 plate.mount(ax.figure, tables.flat(table), "stutz2021_tab06", caption, profile)
+
+# %% [markdown]
+# ## How to read it
+#
+# **Cost.** With `source = "committed"` seconds. Live, as Table 5: the same
+# networks and measurements.
+#
+# **What to expect.** Strong regularisation at the top in both columns, methods
+# that fit the training images closely at the bottom.
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# Rows in the printed order, by RLoss under PGD on CIFAR-10; the lines separate
+# those below and above 2.30, the loss of guessing among ten classes (the
+# printed table has no lines). `measured` is the mean over seeds. With its
+# standard deviations the table is saved as CSV beside the figure.
+
+# %%
+worse = printed[RLOSS].gt(claims.GUESSING)
+groups = worse.map({False: "below guessing", True: "above guessing"})
+shown = table.drop(columns="std", level=1, errors="ignore")
+tables.sheet(shown, COLUMNS, printed["label"].to_dict(), groups)
 
 # %% [markdown]
 # ## Checks
