@@ -113,7 +113,7 @@ def test_the_book_gets_the_files_back(root):
 
 def test_labels_find_places_although_nothing_was_drawn_before():
     """Limits that matplotlib computes only when it draws count already."""
-    robustbench = published.robustbench()
+    robustbench = published.robustbench().assign(family="RobustBench")
     both = pd.concat([PRINTED.assign(label=""), robustbench.assign(label=robustbench.index)])
     ax = plots.scatter(both, X, "rerr_test_aa", highlight=robustbench.index, labels=True)
     assert len(ax.texts) >= 8 and plate.troubles(ax.figure) == []
