@@ -43,7 +43,7 @@ def test_files_are_complete_and_the_same_again(root):
     back = pd.read_csv(io.BytesIO(kept["csv"]), index_col="method")
     pd.testing.assert_frame_equal(back, PRINTED[[X, Y]].head(4))
     with Image.open(io.BytesIO(kept["png"])) as image:
-        assert image.width > 500
+        assert image.width > 400
 
 
 def test_the_drawing_is_well_formed_and_takes_the_colours_of_the_page(root):

@@ -212,7 +212,8 @@ def caption(tidy):
     """How the measures of a tidy table were taken, in one sentence for the text under a figure."""
     row = tidy.iloc[0]
     seeds = ", ".join(map(str, sorted(tidy["seed"].unique())))
-    sizes = tidy.groupby("split")["n"].first()
+    attacked = tidy[(tidy["measure"] == "rloss") & ~tidy["attack"].isin(["aa", "none"])]
+    sizes = (attacked if len(attacked) else tidy).groupby("split")["n"].first()
     images = " and ".join(f"{n} {part}" for part, n in sizes.items())
     methods = tidy["method"].nunique()
     parts = [f"Measured at profile {row['profile']}, {methods} method{'s' * (methods > 1)}, "

@@ -77,7 +77,9 @@ caption = (
     "bands of one standard deviation where there are several; in red "
     "the network of the reader, where there is one."
 )
-plate.mount(fig, history, "stutz2021_fig02", caption, profile)
+numbers = history.dropna(subset="test_rloss")
+numbers = numbers.filter(regex="method|seed|epoch|rloss|rerr")
+plate.mount(fig, numbers, "stutz2021_fig02", caption, profile)
 
 # %% [markdown]
 # ## How to read it

@@ -89,7 +89,9 @@ caption = (
     "of the published figure. Means over seeds, bands of one standard "
     "deviation where there are several."
 )
-plate.mount(fig, history, "stutz2021_fig05", caption, profile)
+numbers = history.dropna(subset="test_rloss")
+numbers = numbers.filter(regex="method|seed|epoch|rloss|rerr")
+plate.mount(fig, numbers, "stutz2021_fig05", caption, profile)
 
 # %% [markdown]
 # ## How to read it

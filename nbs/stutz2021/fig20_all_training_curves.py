@@ -81,7 +81,9 @@ caption = (
     "weights. All panels have the same axes. Means over seeds, bands of "
     "one standard deviation where there are several."
 )
-plate.mount(fig, history, "stutz2021_fig20", caption, profile)
+numbers = history.dropna(subset="test_rloss")
+numbers = numbers.filter(regex="method|seed|epoch|rloss|rerr")
+plate.mount(fig, numbers, "stutz2021_fig20", caption, profile)
 
 # %% tags=["hide-input"]
 fig, axes = plots.panels(**size, width=6.6, height=1.55, legend=0.4)
