@@ -80,13 +80,22 @@ Markdown(f"Trained: {names[baseline]} and {names[better]}, seed {seed}.")
 # The training curves show *robust overfitting*: RLoss on training images
 # (dotted) keeps falling, RLoss on test images (solid) soon rises again.
 
-# %% mystnb={"figure": {"caption": "RLoss under PGD-7 during training, on test (solid) and training images (dotted): profile fashion unless set otherwise, seed 0, 400 test images.", "name": "quickstart-curves"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(height=3.4)
 for name, run in trained.items():
     curves.training(run.history(), "rloss", axes[0, 0], label=names[name],
                     color=COLORS[name])
 axes[0, 0].set_ylim(0, 3)
-plt.show()
+numbers = pd.concat(
+    {name: run.history() for name, run in trained.items()},
+    names=["method", "row"],
+)
+caption = (
+    "RLoss under PGD-7 during training, on test (solid) and training "
+    "images (dotted): profile fashion unless set otherwise, seed 0, 400 "
+    "test images."
+)
+plate.mount(fig, numbers, "quickstart_curves", caption, profile)
 
 # %% [markdown]
 # ## 2. Attack
@@ -106,7 +115,7 @@ for name, model in models.items():
     seen[name] = model(attacked[name]).argmax(1)
 Markdown(f"ε = {eps:.3g} per pixel, {pgd.steps} steps of {pgd.step:.3g}.")
 
-# %% mystnb={"figure": {"caption": "Eight test images: clean with their classes, and attacked for each network with what it then sees, orange and bold where it is wrong.", "name": "quickstart-attack"}} tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input", "nbval-ignore-output"]
 words = data.names(profiles.get(profile).dataset)
 with plots.style():
     fig, axes = plt.subplots(3, 8, figsize=(6.2, 3.0))
@@ -121,7 +130,16 @@ for row, (name, pictures) in zip(axes, attacked.items()):
                      weight="normal" if right else "bold")
         ax.set(xticks=[], yticks=[])
 fig.tight_layout(pad=0.4)
-plt.show()
+said = {name: [words[int(k)] for k in seen[name][:8]] for name in attacked}
+numbers = pd.DataFrame(said).rename_axis("image")
+alt = "Images, clean and attacked, and what the networks see: " + "; ".join(
+    f"{names.get(name, name)}: {', '.join(said[name])}" for name in said
+)
+caption = (
+    "Eight test images: clean with their classes, and attacked for each "
+    "network with what it then sees, orange and bold where it is wrong."
+)
+plate.mount(fig, numbers, "quickstart_attack", caption, profile, alt)
 
 # %% [markdown]
 # ## 3. Evaluate

@@ -229,7 +229,8 @@ DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 
 
 def pinned():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    files = ("requirements.txt", "requirements-look.txt")
+    lines = [line for name in files for line in (ROOT / name).read_text().splitlines()]
     return {m[1].lower() for m in map(re.compile(r"([\w.-]+)==[\w.]+").match, lines) if m}
 
 

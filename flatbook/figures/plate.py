@@ -52,7 +52,8 @@ class Plate:
         """The SVG as part of a page: its own identifiers, colours that a page may replace."""
         svg = self.files["svg"].decode()
         svg = svg[svg.index("<svg"):]
-        svg = re.sub(r"<metadata>.*?</metadata>\n?", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"\s+", " ", svg)  # a notebook keeps each line as a text of its own
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         svg = re.sub(r"#([0-9a-f]{6})\b(?=[;\"])", r"var(--c-\1, #\1)", svg)
         width = float(re.search(r'width="([\d.]+)pt"', svg)[1])

@@ -68,26 +68,6 @@ Markdown(
     f"{seeds[0]}."
 )
 
-# %% [markdown]
-# ## Published, measured, difference
-#
-# The sketch has no numbers; the two networks it would stand for have. Flatness
-# is the mean over several directions and all test images of the profile.
-
-# %% tags=["hide-input"]
-runs.train_missing(pair, profile, seeds, source, workers=workers)
-measures, _ = runs.collect(pair, profile, seeds, source)
-wide = runs.wide(measures)
-headings = {
-    "avg_flatness_rloss": "average-case flatness in RLoss",
-    "rloss_test_pgd": "RLoss, test", "rloss_train_pgd": "RLoss, train",
-}
-table = published.compare(wide, list(headings)).reindex(pair)
-table = table.rename(index=names).rename_axis(None)
-for column, heading in headings.items():
-    display(Markdown(f"**{heading}**"), table[column].round(2))
-Markdown(plots.caption(measures))
-
 # %% tags=["hide-input", "nbval-ignore-output"]
 fig, axes = plots.panels(rows=2, height=3.4)
 above, below = axes[:, 0]
@@ -130,6 +110,26 @@ caption = (
     "gap."
 )
 plate.mount(fig, walks, "stutz2021_fig03", caption, profile)
+
+# %% [markdown]
+# ## Published, measured, difference
+#
+# The sketch has no numbers; the two networks it would stand for have. Flatness
+# is the mean over several directions and all test images of the profile.
+
+# %% tags=["hide-input"]
+runs.train_missing(pair, profile, seeds, source, workers=workers)
+measures, _ = runs.collect(pair, profile, seeds, source)
+wide = runs.wide(measures)
+headings = {
+    "avg_flatness_rloss": "average-case flatness in RLoss",
+    "rloss_test_pgd": "RLoss, test", "rloss_train_pgd": "RLoss, train",
+}
+table = published.compare(wide, list(headings)).reindex(pair)
+table = table.rename(index=names).rename_axis(None)
+for column, heading in headings.items():
+    display(Markdown(f"**{heading}**"), table[column].round(2))
+Markdown(plots.caption(measures))
 
 # %% [markdown]
 # ## How to read it
