@@ -124,12 +124,13 @@ flat = [
     if "flatness" in words and not words.startswith("std")
 ]
 with_rloss = table.loc[MEASURES[Y], flat].dropna()
-best, least = with_rloss.abs().idxmax(), with_rloss.abs().idxmin()
+close = with_rloss.abs().sort_values().index
 Markdown(f"""
 Of the {len(with_rloss)} kinds of flatness measured at profile `{profile}`, the
-one most closely related to RLoss on test images is *{best}* (Pearson
-{with_rloss[best]:.2f}), the least *{least}* ({with_rloss[least]:.2f}).
-""")
+one most closely related to RLoss on test images is *{close[-1]}* (Pearson
+{with_rloss[close[-1]]:.2f}), the least *{close[0]}*
+({with_rloss[close[0]]:.2f}).
+""" if len(close) else f"Too few methods at profile `{profile}` to relate.")
 
 # %% [markdown]
 # With so many pairs some will look good by chance: a pattern found here is a
